@@ -1,0 +1,54 @@
+# Every target that needs the environment makes it. `make help` lists what there is.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+# The installed versions are pinned with their hashes; pip itself comes with Python.
+UV := $(BIN)/python -m uv
+READY := .venv/.ready
+
+DEMO := \
+	-S data.name=digits -S 'model.encoder=[256,256]' -S 'model.decoder=[256,256]' -S model.latent=8 \
+	-S train.epochs=60 -S train.batch_size=64 -S evaluate.prior_samples=2000
+
+.PHONY: help setup demo repro test check ui clean
+
+help: ## List the targets.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(READY) ## Install the locked dependencies into .venv.
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	grep -A 30 '^uv==' requirements.lock | awk 'NR > 1 && /^[a-z]/ {exit} !/#/' > .venv/uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
+	$(UV) pip sync --quiet --require-hashes --compile-bytecode requirements.lock
+	@touch $@
+
+demo: $(READY) ## Run the whole pipeline on scikit-learn's digits, offline: about a minute.
+	@dvc exp remove -q demo 2> /dev/null || true
+	dvc exp run --temp --name demo $(DEMO)
+	@rm -rf demo && dvc get -q . reports/report.html --rev demo -o demo/report.html
+	@echo "The report: $(CURDIR)/demo/report.html"
+	@echo "The result beside others: source .venv/bin/activate; dvc exp show --only-changed"
+
+repro: $(READY) ## Rebuild everything that has changed: `dvc repro`, with MNIST.
+	dvc repro
+
+test: $(READY) ## Run the test suite.
+	pytest -q
+
+check: $(READY) ## Check format, style and types.
+	ruff format --check .
+	ruff check .
+	pyright
+
+ui: $(READY) ## Open MLflow's pages on http://127.0.0.1:5000.
+	python -m pipeline.tracking
+
+clean: ## Remove the environment, caches, and all that can be rebuilt; keeps results in git and DVC's cache.
+	rm -rf .venv .pytest_cache .ruff_cache demo .scratch data models reports/figures reports/report.html reports/images.parquet
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

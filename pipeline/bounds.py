@@ -1,0 +1,63 @@
+"""Log-weights, and the lower bounds on log p(x) made of them: one value an image, in nats, larger is better."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from pipeline.vae import VAE
+
+
+class Elbo(NamedTuple):
+    """The two terms of ELBO(x) = E_q[log p(x | z)] − KL[q(z | x) ‖ p(z)], nats an image; or their means."""
+
+    reconstruction: Float[Tensor, "*batch"]
+    kl: Float[Tensor, "*batch"]
+
+    @property
+    def value(self) -> Float[Tensor, "*batch"]:
+        return self.reconstruction - self.kl
+
+
+def reparameterise(
+    q: Independent, noise: Float[Tensor, "samples batch latent"]
+) -> Float[Tensor, "samples batch latent"]:
+    """z = μ + s ε with ε ~ N(0, I) given: randomness stays in the caller's hand."""
+    return q.mean + q.stddev * noise
+
+
+def elbo(vae: VAE, x: Float[Tensor, "batch pixels"], noise: Float[Tensor, "samples batch latent"]) -> Elbo:
+    """The ELBO's terms: the expectation by reparameterised sampling, the KL in closed form.
+
+    Kingma & Welling 2014, equation 10.
+    """
+    q = vae.encoder(x)
+    reconstruction = vae.decoder(reparameterise(q, noise)).log_prob(x).mean(0)
+    return Elbo(reconstruction, kl_divergence(q, vae.prior))
+
+
+class LogWeights(NamedTuple):
+    """log w = log p(x | z) + log p(z) − log r(z | x), term by term; nats."""
+
+    likelihood: Float[Tensor, "samples batch"]
+    prior: Float[Tensor, "samples batch"]
+    proposal: Float[Tensor, "samples batch"]
+
+    @property
+    def value(self) -> Float[Tensor, "samples batch"]:
+        return self.likelihood + self.prior - self.proposal
+
+
+def log_weights(
+    vae: VAE,
+    x: Float[Tensor, "batch pixels"],
+    proposal: Independent,
+    z: Float[Tensor, "samples batch latent"],
+) -> LogWeights:
+    """The weights of z ~ r(z | x), the proposal.
+
+    E[w] = p(x) for any r that covers the posterior; with r = q(z | x), E[log w] is the ELBO
+    (Burda et al. 2016, equation 8).
+    """
+    return LogWeights(vae.decoder(z).log_prob(x), vae.prior.log_prob(z), proposal.log_prob(z))

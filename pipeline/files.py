@@ -1,0 +1,56 @@
+"""Files that are whole or absent, their digests, and the folder that outlasts temporary workspaces."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there becomes `path` only when it is whole.
+
+    Whatever goes wrong inside, `path` keeps its former content and the temporary file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` atomically, in UTF-8 with Unix line ends."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a metrics file atomically; non-finite numbers are refused, for JSON has none."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def sha256(*paths: Path) -> str:
+    """SHA-256 of the files' content, one after the other; hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def main_repository() -> Path:
+    """The main repository's folder, also from the temporary workspace of a queued experiment.
+
+    DVC gives it to every stage as `DVC_ROOT`; without DVC it is the current folder. What must outlast
+    a temporary workspace (tracking store, downloads, locks) lives below it.
+    """
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()

@@ -1,0 +1,53 @@
+"""The two tables that stages hand on: the history of training (CSV) and the measured images (Parquet)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.errors import UserError
+from pipeline.files import atomic, write_text
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write atomically, numbers to six significant digits."""
+    write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Write atomically."""
+    with atomic(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def read_csv(path: Path, *columns: str) -> pd.DataFrame:
+    """Read a CSV that has these columns.
+
+    Raises:
+        UserError: when it is missing, damaged, or without them.
+    """
+    return _read(path, pd.read_csv, columns)
+
+
+def read_parquet(path: Path, *columns: str) -> pd.DataFrame:
+    """Read a Parquet file that has these columns.
+
+    Raises:
+        UserError: when it is missing, damaged, or without them.
+    """
+    return _read(path, pd.read_parquet, columns)
+
+
+def _read(path: Path, reader: Callable[[Path], pd.DataFrame], columns: tuple[str, ...]) -> pd.DataFrame:
+    try:
+        table = reader(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
+    except (ValueError, OSError) as error:  # pandas' and pyarrow's errors of content are ValueErrors
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is damaged ({reason}); delete it and run `dvc repro` to make it again") from None
+    if table.empty:
+        raise UserError(f"{path} has no rows; delete it and run `dvc repro` to make it again")
+    if missing := sorted(set(columns) - set(table.columns)):
+        raise UserError(f"{path} has no column {', '.join(missing)}; delete it and run `dvc repro` to make it again")
+    return table

@@ -1,0 +1,46 @@
+"""Report: one self-contained HTML file, and a short Markdown of the same."""
+
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from pipeline import checkpoint, config, report, runtime
+from pipeline.errors import guarded
+from pipeline.files import sha256, write_text
+from pipeline.observations import gaussian_ceiling
+from pipeline.tracking import Run
+
+
+def main() -> None:
+    names = ("model", "train_metrics", "test_metrics", "figures", "overview", "html", "markdown")
+    arguments = runtime.paths(__doc__, *names)
+    params = config.load()
+    _, description = checkpoint.load(arguments.model)
+    model_sha256 = sha256(arguments.model)
+    pixels = description.height * description.width
+    values = {
+        "params": params.model_dump(),
+        "data": {"name": description.dataset, "levels": description.levels, "pixels": pixels},
+        "train": report.read_metrics(arguments.train_metrics),
+        "test": report.read_metrics(arguments.test_metrics)["test"],
+        "ceiling": gaussian_ceiling(pixels, description.model.sigma),
+        "pictures": report.pictures(arguments.figures),
+        "overview": Path(os.path.relpath(arguments.overview, arguments.markdown.parent)).as_posix(),
+        "lineage": {
+            "data": description.data_sha256,
+            "model": model_sha256,
+            "code": report.code_digest([Path("pipeline"), Path("stages")]),
+            "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "dvc", "mlflow")),
+        },
+    }
+    write_text(arguments.html, report.render("report.html.jinja", values))
+    write_text(arguments.markdown, report.render("report.md.jinja", values))
+    with Run("report", model_sha256) as run:
+        run.artifacts("figures", arguments.figures, arguments.overview)
+        run.artifacts("report", arguments.html, arguments.markdown)
+    print(f"report: {arguments.html}")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,63 @@
+"""Train: fit the VAE to the training images and keep the epoch with the best validation ELBO."""
+
+import sys
+from dataclasses import asdict
+
+import pandas as pd
+from tqdm import tqdm
+
+from pipeline import checkpoint, config, datasets, runtime, tables
+from pipeline.errors import guarded
+from pipeline.files import sha256, write_json
+from pipeline.tracking import Run
+from pipeline.training import Epoch, fit
+from pipeline.vae import VAE
+
+
+def main() -> None:
+    arguments = runtime.paths(__doc__, "data", "model", "history", "metrics")
+    params = config.load()
+    device = runtime.device(params.runtime.device)
+    dataset = datasets.load(arguments.data)
+    data_sha256 = sha256(arguments.data)
+
+    runtime.deterministic(params.train.seed)
+    vae = VAE(params.model, dataset.pixels).to(device)
+    images = dataset.train_images.flatten(1).to(device)
+    with Run("train") as run:
+        run.params(params.model_dump())
+        history: list[Epoch] = []
+        epochs = fit(vae, images, dataset.levels, params.train)
+        for epoch in tqdm(epochs, total=params.train.epochs, unit="epoch", disable=None):
+            history.append(epoch)
+            tqdm.write(report(epoch, params.train.epochs))
+            run.metrics({key: value for key, value in asdict(epoch).items() if key != "epoch"}, step=epoch.epoch)
+
+        best = max(history, key=lambda epoch: epoch.validation_elbo)
+        height, width = dataset.shape
+        description = checkpoint.Description(
+            model=params.model, height=height, width=width, levels=dataset.levels,
+            dataset=dataset.name, data_sha256=data_sha256, epoch=best.epoch,
+        )  # fmt: skip
+        checkpoint.save(arguments.model, vae.state_dict(), description)
+        tables.write_csv(arguments.history, pd.DataFrame(history))
+        write_json(arguments.metrics, metrics(best))
+        run.model(arguments.model, sha256(arguments.model))
+
+
+def report(epoch: Epoch, epochs: int) -> str:
+    return (
+        f"epoch {epoch.epoch:>3}/{epochs}  ELBO {epoch.train_elbo:9.2f} training  "
+        f"{epoch.validation_elbo:9.2f} validation  KL {epoch.validation_kl:6.2f}{'  best' if epoch.best else ''}"
+    )
+
+
+def metrics(best: Epoch) -> dict[str, object]:
+    values = {key: round(value, 4) for key, value in asdict(best).items() if isinstance(value, float)}
+    parts = ("train", "validation")
+    terms = ("elbo", "reconstruction", "kl")
+    return {"epoch": best.epoch, **{part: {term: values[f"{part}_{term}"] for term in terms} for part in parts}}
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
