@@ -141,7 +141,8 @@ def _connect() -> "MlflowClient":
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for talkative in ("alembic", "mlflow"):  # they tell of every table of a fresh store
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     with _lock():
         return MlflowClient(_store())
 
