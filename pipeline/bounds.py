@@ -1,6 +1,6 @@
 """Log-weights, and the lower bounds on log p(x) made of them: one value an image, in nats, larger is better."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -37,6 +37,13 @@ def elbo(vae: VAE, x: Float[Tensor, "batch pixels"], noise: Float[Tensor, "sampl
     return Elbo(reconstruction, kl_divergence(q, vae.prior))
 
 
+@runtime_checkable
+class Density(Protocol):
+    """What a proposal must give for its samples to be weighed."""
+
+    def log_prob(self, z: Float[Tensor, "samples batch latent"], /) -> Float[Tensor, "samples batch"]: ...
+
+
 class LogWeights(NamedTuple):
     """log w = log p(x | z) + log p(z) − log r(z | x), term by term; nats."""
 
@@ -52,7 +59,7 @@ class LogWeights(NamedTuple):
 def log_weights(
     vae: VAE,
     x: Float[Tensor, "batch pixels"],
-    proposal: Independent,
+    proposal: Density,
     z: Float[Tensor, "samples batch latent"],
 ) -> LogWeights:
     """The weights of z ~ r(z | x), the proposal.

@@ -52,9 +52,13 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    samples: Count
+    proposal: Literal["prior", "encoder", "laplace", "mixture"]
+    samples: Annotated[int, Field(ge=32)]
+    budget: Annotated[int, Field(ge=32)]
+    elbo_samples: Count
     prior_samples: Count
-    chunk: Count
+    comparison: Count
+    chunk: Annotated[int, Field(ge=128)]
     seed: Seed
 
 

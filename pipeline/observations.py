@@ -47,6 +47,15 @@ class Gaussian:
         """log p(x | z) of each image, `x` broadcast against the mean."""
         return self._ceiling - (x - self.mean).square().sum(-1) / (2 * self.sigma**2)
 
+    def score(self, x: Float[Tensor, "*#batch pixels"]) -> Float[Tensor, "*batch pixels"]:
+        """∂ log p(x | mean) / ∂ mean, a pixel at a time."""
+        return (x - self.mean) / self.sigma**2
+
+    @property
+    def fisher(self) -> Float[Tensor, "*batch pixels"]:
+        """Fisher information about the mean of each pixel."""
+        return torch.full_like(self.mean, self.sigma**-2)
+
     def pairwise_log_prob(self, x: Float[Tensor, "images pixels"]) -> Float[Tensor, "samples images"]:
         """log p(x_j | z_i) of every image under every one of this distribution's means (2-D).
 

@@ -64,9 +64,8 @@ CAPTIONS = {
     ),
     "log_px": Caption(
         "Likely and unlikely digits",
-        "Log p(x) of each test image by importance sampling with the encoder's proposal. Unlikely digits are "
-        "unusual or heavily inked; likely ones are plain and thin, most often ones. The values are lower bounds in "
-        "expectation: see the effective sample size.",
+        "Log p(x) of each test image. Unlikely digits are unusual, heavily inked, or have stray marks; likely ones are "
+        "plain and thin, most often ones.",
     ),
 }
 

@@ -61,6 +61,10 @@ class Decoder(nn.Module):
         self.network = mlp([latent, *hidden, pixels * observation.features], activation)
         self.observation = observation
 
+    def mean(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch pixels"]:
+        """f(z), the mean image."""
+        return self(z).mean
+
     def forward(self, z: Float[Tensor, "*batch latent"]) -> Gaussian:
         return self.observation(self.network(z).to(z.dtype))
 

@@ -1,4 +1,4 @@
-"""Evaluate: the ELBO and log p(x) of every test image, in nats, with effective sample sizes."""
+"""Evaluate: the ELBO and log p(x) of every test image, in nats, with what speaks for each estimate."""
 
 import math
 import sys
@@ -10,7 +10,8 @@ import torch
 from pipeline import checkpoint, config, datasets, runtime, tables
 from pipeline.errors import guarded
 from pipeline.files import sha256, write_json
-from pipeline.likelihood.importance import Estimates, image_blocks, importance, prior_monte_carlo
+from pipeline.likelihood import importance
+from pipeline.likelihood.weights import Diagnosis
 from pipeline.observations import dequantise
 from pipeline.tracking import Run
 from pipeline.vae import VAE
@@ -32,42 +33,80 @@ def main() -> None:
     noise = torch.Generator().manual_seed(settings.seed)
     x = dequantise(dataset.test_images.flatten(1), dataset.levels, noise).to(device)
 
-    blocks = importance(vae, x, samples=settings.samples, seed=settings.seed, chunk=settings.chunk)
-    total = len(image_blocks(len(x), settings.chunk))
-    encoder = Estimates(*map(torch.cat, zip(*runtime.progress(blocks, total, "evaluate"), strict=True)))
-    prior = prior_monte_carlo(vae, x, samples=settings.prior_samples, seed=settings.seed, chunk=settings.chunk)
-
-    table = pd.DataFrame(
-        {
-            "label": dataset.test_labels,
-            "elbo": encoder.elbo,
-            "reconstruction": encoder.reconstruction,
-            "kl": encoder.kl,
-            "log_px": encoder.log_px,
-            "ess": encoder.ess,
-            "prior_log_px": prior.log_px,
-            "prior_ess": prior.ess,
-        }
-    )
+    table = pd.DataFrame({"label": dataset.test_labels, **measure(vae, x, settings)})
     metrics = summary(table)
     tables.write_parquet(arguments.table, table)
     write_json(arguments.metrics, {"test": metrics})
     with Run("evaluate", sha256(arguments.model)) as run:
         run.metrics({f"test.{key}": value for key, value in metrics.items()})
-    for name, label in (("elbo", "ELBO"), ("log_px", "log p(x), encoder's proposal")):
-        print(f"{label}: {metrics[name]:.2f} ± {metrics[f'{name}_se']:.2f} nats per image")
+    print(f"ELBO: {metrics['elbo']:.2f} ± {metrics['elbo_se']:.2f} nats per image")
+    print(f"log p(x): {metrics['log_px']:.2f} ± {metrics['log_px_se']:.2f}, {metrics['trusted']:.1%} of images trusted")
+
+
+def measure(vae: VAE, x: torch.Tensor, settings: config.Evaluate) -> dict[str, torch.Tensor]:
+    """The columns of the table of images: nats, counts, and verdicts."""
+    common = {"seed": settings.seed, "chunk": settings.chunk}
+    elbos = importance.elbos(vae, x, samples=settings.elbo_samples, **common)
+    prior = importance.prior_monte_carlo(vae, x, samples=settings.prior_samples, **common)
+    main, converged = log_px(vae, x, settings, settings.proposal)
+    # The usual estimate, at the cost of pilot and estimate together, and with no escalation.
+    equal_cost = settings.samples + settings.samples // importance.GROWTH
+    usual = settings.model_copy(update={"samples": equal_cost, "budget": equal_cost})
+    encoder, _ = log_px(vae, x[: settings.comparison], usual, "encoder")
+    beyond = torch.full((len(x) - len(encoder.log_px),), torch.nan, dtype=torch.float64)
+    return {
+        "elbo": elbos.value,
+        "reconstruction": elbos.reconstruction,
+        "kl": elbos.kl,
+        "log_px": main.log_px,
+        "log_px_se": main.standard_error,
+        "ess": main.ess,
+        "khat": main.khat,
+        "samples": main.samples,
+        "trusted": main.trusted,
+        "converged": converged,
+        "encoder_log_px": torch.cat([encoder.log_px, beyond]),
+        "encoder_ess": torch.cat([encoder.ess, beyond]),
+        "prior_log_px": prior.log_px,
+        "prior_ess": prior.ess,
+    }
+
+
+def log_px(vae: VAE, x: torch.Tensor, settings: config.Evaluate, proposal: str) -> tuple[Diagnosis, torch.Tensor]:
+    """All blocks of images, with progress."""
+    blocks = importance.log_px(vae, x, settings, proposal)
+    total = len(importance.blocks(len(x), vae, settings.chunk))
+    diagnoses, converged = zip(*runtime.progress(blocks, total, f"log p(x), {proposal}"), strict=True)
+    return Diagnosis(*map(torch.cat, zip(*diagnoses, strict=True))), torch.cat(converged)
 
 
 def summary(table: pd.DataFrame) -> dict[str, float]:
-    """Means over the test images with their standard errors, and medians of the effective sample sizes."""
+    """Means over the test images with their standard errors, shares and medians.
+
+    An image's estimate carries its own sampling error, so the spread of the estimates over images holds both that
+    and the images' own: the standard error of the mean combines the two.
+    """
+    columns = {str(name): column.to_numpy() for name, column in table.items()}
+    compared = ~np.isnan(columns["encoder_log_px"])
+    short = (columns["log_px"] - columns["encoder_log_px"])[compared]
     values: dict[str, float] = {"images": len(table)}
-    columns = {name: column.to_numpy() for name, column in table.items()}
-    for name in ("elbo", "reconstruction", "kl", "log_px", "prior_log_px"):
+    for name in ("elbo", "reconstruction", "kl", "log_px"):
         values[name] = float(columns[name].mean())
         values[f"{name}_se"] = float(columns[name].std(ddof=1) / math.sqrt(len(table)))
+    values["gap"] = values["log_px"] - values["elbo"]
+    values["trusted"] = float(columns["trusted"].mean())
+    values["converged"] = float(columns["converged"].mean())
+    values["samples_mean"] = float(columns["samples"].mean())
+    values["image_se_median"] = float(np.median(columns["log_px_se"]))
     values["ess_median"] = float(np.median(columns["ess"]))
+    values["khat_median"] = float(np.median(columns["khat"]))
+    values["encoder_images"] = int(compared.sum())
+    values["encoder_short"] = float(short.mean())
+    values["encoder_ess_median"] = float(np.median(columns["encoder_ess"][compared]))
+    values["prior_log_px"] = float(columns["prior_log_px"].mean())
     values["prior_ess_median"] = float(np.median(columns["prior_ess"]))
-    return {name: round(value, 4) for name, value in values.items()}
+    # JSON has no infinity: a tail beyond measure is a very large shape.
+    return {name: round(min(value, 1e6), 4) for name, value in values.items()}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline import checkpoint, config, report, runtime
 from pipeline.errors import guarded
 from pipeline.files import sha256, write_text
+from pipeline.likelihood.weights import MINIMUM_ESS
 from pipeline.observations import gaussian_ceiling
 from pipeline.tracking import Run
 
@@ -26,6 +27,7 @@ def main() -> None:
         "test": report.read_metrics(arguments.test_metrics)["test"],
         "ceiling": gaussian_ceiling(pixels, description.model.sigma),
         "pictures": report.pictures(arguments.figures),
+        "rule": {"minimum_ess": MINIMUM_ESS},
         "overview": Path(os.path.relpath(arguments.overview, arguments.markdown.parent)).as_posix(),
         "lineage": {
             "data": description.data_sha256,

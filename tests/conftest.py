@@ -130,7 +130,7 @@ def small_params(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         content["data"]["name"] = "digits"
         content["model"] |= {"latent": 3, "encoder": [16], "decoder": [16]}
         content["train"] |= {"epochs": 2, "batch_size": 32}
-        content["evaluate"] |= {"samples": 20, "prior_samples": 50, "chunk": 128}
+        content["evaluate"] |= {"samples": 32, "budget": 128, "prior_samples": 50, "comparison": 20, "chunk": 256}
         content["render"] |= {"columns": 4, "steps": 5}
         content["runtime"]["device"] = "cpu"
         for name, value in changes.items():

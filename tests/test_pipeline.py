@@ -16,7 +16,7 @@ SMALL = {
     "data": {"name": "digits"},
     "model": {"latent": 3, "encoder": [16], "decoder": [16]},
     "train": {"epochs": 2},
-    "evaluate": {"samples": 10, "prior_samples": 20},
+    "evaluate": {"samples": 32, "budget": 128, "prior_samples": 20, "comparison": 20},
     "runtime": {"device": "cpu"},
 }
 

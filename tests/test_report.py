@@ -16,8 +16,12 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 
 
 def values(params: Params, **changes: Any) -> dict[str, Any]:
-    test = dict.fromkeys(("elbo", "reconstruction", "kl", "log_px", "prior_log_px"), 1.25)
-    test |= {f"{name}_se": 0.5 for name in test} | {"ess_median": 1.2, "prior_ess_median": 1.0, "images": 360}
+    names = ("elbo", "reconstruction", "kl", "log_px", "gap", "converged", "image_se_median", "khat_median")
+    test: dict[str, Any] = dict.fromkeys(
+        (*names, "ess_median", "prior_log_px", "prior_ess_median", "samples_mean"), 1.25
+    )
+    test |= {f"{name}_se": 0.5 for name in names} | {"encoder_short": 9.0, "encoder_ess_median": 1.1}
+    test |= {"trusted": 0.1, "images": 360, "encoder_images": 20}
     terms = {"elbo": 1.0}
     return {
         "params": params.model_dump(),
@@ -25,6 +29,7 @@ def values(params: Params, **changes: Any) -> dict[str, Any]:
         "train": {"epoch": 3, "train": terms, "validation": terms},
         "test": test,
         "ceiling": 100.0,
+        "rule": {"minimum_ess": 10.0},
         "pictures": [report.Picture("samples", report.CAPTIONS["samples"], PNG)],
         "overview": "overview.png",
         "lineage": {"data": "d" * 64, "model": "m" * 64, "code": "c" * 64, "versions": "torch 2"},
@@ -49,11 +54,11 @@ def test_every_value_is_escaped_in_html(params: Params) -> None:
 
 
 @pytest.mark.parametrize("template", ["report.html.jinja", "report.md.jinja"])
-def test_few_effective_samples_are_warned_of_and_many_are_not(params: Params, template: str) -> None:
+def test_an_untrusted_number_is_warned_of_and_a_trusted_one_is_not(params: Params, template: str) -> None:
     few, many = values(params), values(params)
-    many["test"] = many["test"] | {"ess_median": 150.0}
-    assert "lower bounds, in expectation, and no more" in report.render(template, few)
-    assert "lower bounds, in expectation, and no more" not in report.render(template, many)
+    many["test"] = many["test"] | {"trusted": 0.995}
+    assert "lower bound, in expectation, and no more" in report.render(template, few)
+    assert "lower bound, in expectation, and no more" not in report.render(template, many)
 
 
 def test_a_value_that_is_missing_is_an_error(params: Params) -> None:

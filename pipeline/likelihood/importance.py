@@ -1,131 +1,172 @@
-"""Importance sampling of log p(x): p(x) ≈ 1/K Σ w_k, streamed so that memory does not grow with K."""
+"""Importance sampling of log p(x): p(x) ≈ 1/K Σ p(x | z_k) p(z_k) / r(z_k | x), z_k ~ r, the proposal.
 
-from collections.abc import Iterator, Sequence
+Pilot samples first place the proposal and choose K for each image. The estimate is made of fresh samples alone, so
+that the choice does no harm: 1/K Σ w is unbiased for p(x) whatever the pilots saw.
+"""
+
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pipeline.bounds import log_weights, reparameterise
+from pipeline.config import Evaluate
+from pipeline.likelihood import noise
+from pipeline.likelihood.proposals import Proposal, propose
+from pipeline.likelihood.weights import MINIMUM_ESS, Diagnosis, Weights, diagnose
 from pipeline.vae import VAE
 
-# Samples of one image that are drawn together. Part of what the noise depends on, so not a parameter.
-NOISE_BLOCK = 128
+# Streams of an image's noise: pilots and estimates of every level have one of their own.
+ELBO, ESTIMATE, PILOT = 0, 1, 33
 
-# The noise that belongs to no image: the prior's samples, which all images share.
-SHARED = 2**64 - 1
+GROWTH = 2  # of the number of samples, from a pilot to its estimate and from a level to the next
+SAFETY = 2.0  # a pilot's effective sample size is optimistic
 
 
-class Weights:
-    """Running sums of the weights of a batch of images, in float64 and scaled by the largest seen."""
+class Elbos(NamedTuple):
+    """The ELBO's terms per image, nats; float64 on the CPU."""
 
-    def __init__(self, batch: int) -> None:
-        self.count = 0
-        self._peak = torch.full((batch,), -torch.inf, dtype=torch.float64)
-        self._sum = torch.zeros(batch, dtype=torch.float64)
-        self._sum_of_squares = torch.zeros(batch, dtype=torch.float64)
-
-    def add(self, log_w: Float[Tensor, "samples batch"]) -> None:
-        log_w = log_w.cpu().double()
-        peak = torch.maximum(self._peak, log_w.amax(0))
-        shrink = (self._peak - peak).exp()
-        w = (log_w - peak).exp()
-        self._sum = self._sum * shrink + w.sum(0)
-        self._sum_of_squares = self._sum_of_squares * shrink.square() + w.square().sum(0)
-        self._peak = peak
-        self.count += log_w.shape[0]
+    reconstruction: Float[Tensor, " images"]
+    kl: Float[Tensor, " images"]
 
     @property
-    def log_mean(self) -> Float[Tensor, " batch"]:
-        """log 1/K Σ w, nats; in expectation at most log p(x) (Burda et al. 2016)."""
-        return self._peak + (self._sum / self.count).log()
-
-    @property
-    def effective_sample_size(self) -> Float[Tensor, " batch"]:
-        """(Σ w)² / Σ w², from 1 (one sample has all the weight) to K (Kong 1992)."""
-        return self._sum.square() / self._sum_of_squares
-
-
-class Estimates(NamedTuple):
-    """Per image, in nats but for the effective sample size; float64 on the CPU."""
-
-    reconstruction: Float[Tensor, " batch"]
-    kl: Float[Tensor, " batch"]
-    log_px: Float[Tensor, " batch"]
-    ess: Float[Tensor, " batch"]
-
-    @property
-    def elbo(self) -> Float[Tensor, " batch"]:
+    def value(self) -> Float[Tensor, " images"]:
         return self.reconstruction - self.kl
 
 
 class PriorEstimates(NamedTuple):
     """Prior Monte Carlo per image: log p(x) in nats, effective sample size; float64 on the CPU."""
 
-    log_px: Float[Tensor, " batch"]
-    ess: Float[Tensor, " batch"]
+    log_px: Float[Tensor, " images"]
+    ess: Float[Tensor, " images"]
 
 
-def standard_normal(
-    seed: int, images: Sequence[int], block: int, samples: int, latent: int
-) -> Float[Tensor, "samples batch latent"]:
-    """Noise ε ~ N(0, I) that depends on the seed, the image's index and the block's number alone.
-
-    Philox (Salmon et al. 2011) is counter-based: (seed, image) is its key and the block a word of its
-    counter, so that no batch, chunk or device changes the noise of an image.
-    """
-    noise = np.empty((len(images), samples, latent), dtype=np.float32)
-    for row, image in zip(noise, images, strict=True):
-        philox = np.random.Philox(key=np.array([seed, image], np.uint64), counter=np.array([0, 0, 0, block], np.uint64))
-        np.random.Generator(philox).standard_normal(out=row, dtype=np.float32)
-    return torch.from_numpy(noise).transpose(0, 1)
-
-
-def noise_blocks(samples: int) -> Iterator[tuple[int, int]]:
-    """The number and the size of each block that K samples are drawn in."""
-    for block, start in enumerate(range(0, samples, NOISE_BLOCK)):
-        yield block, min(NOISE_BLOCK, samples - start)
-
-
-def image_blocks(images: int, chunk: int) -> list[range]:
-    """Ranges of images whose noise blocks together are at most `chunk` decoder evaluations."""
-    size = max(1, chunk // NOISE_BLOCK)
+def blocks(images: int, vae: VAE, chunk: int) -> list[range]:
+    """Ranges of images for which one tangent a latent coordinate is at most `chunk` decoder evaluations."""
+    size = max(1, chunk // vae.latent)
     return [range(start, min(start + size, images)) for start in range(0, images, size)]
 
 
-def importance(
-    vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: int, chunk: int
-) -> Iterator[Estimates]:
-    """ELBO and log p(x) with the encoder as proposal, from the same samples, a block of images at a time.
+def log_px(
+    vae: VAE, x: Float[Tensor, "images pixels"], settings: Evaluate, proposal: str
+) -> Iterator[tuple[Diagnosis, Bool[Tensor, " block"]]]:
+    """Log p(x) of each image with its diagnosis, and whether the mode that the proposal rests on was found.
 
     Args:
         x: dequantised images in [0, 1], on the model's device.
-        samples: K, importance samples an image.
-        seed: of the noise; that of image i depends on the seed and i alone.
-        chunk: decoder evaluations held in memory at once.
+        settings: `samples` K and `budget` an image, `chunk` decoder evaluations held in memory, `seed`; the noise
+            of image i depends on the seed and i alone.
+        proposal: name of the proposal.
 
     Yields:
-        The estimates of each of `image_blocks(len(x), chunk)`, in order.
+        The results of each of `blocks(len(x), vae, settings.chunk)`, in order.
     """
-    for images in image_blocks(len(x), chunk):
-        yield _estimate(vae, x[images.start : images.stop], images, samples, seed)
+    for images in blocks(len(x), vae, settings.chunk):
+        block_x = x[images.start : images.stop]
+        start, converged = propose(proposal, vae, block_x)
+        placed, levels = _pilots(vae, block_x, start, images, settings)
+        yield _estimates(vae, block_x, placed, levels, images, settings), converged.cpu()
+
+
+def ladder(samples: int, budget: int) -> list[int]:
+    """Samples of the estimate at each level: K, and GROWTH times more each time, within the budget."""
+    sizes = [samples]
+    while sizes[-1] * GROWTH <= budget:
+        sizes.append(sizes[-1] * GROWTH)
+    return sizes
 
 
 @torch.inference_mode()
-def _estimate(vae: VAE, x: Float[Tensor, "batch pixels"], images: range, samples: int, seed: int) -> Estimates:
-    q = vae.encoder(x)
-    weights = Weights(len(images))
-    reconstruction = torch.zeros(len(images), dtype=torch.float64)
-    for block, count in noise_blocks(samples):
-        noise = standard_normal(seed, images, block, count, vae.latent).to(x)
-        log_w = log_weights(vae, x, q, reparameterise(q, noise))
-        weights.add(log_w.value)
-        reconstruction += log_w.likelihood.cpu().double().sum(0)
-    kl = kl_divergence(q, vae.prior).cpu().double()
-    return Estimates(reconstruction / samples, kl, weights.log_mean, weights.effective_sample_size)
+def _pilots(
+    vae: VAE, x: Float[Tensor, "batch pixels"], proposal: Proposal, images: range, settings: Evaluate
+) -> tuple[Proposal, Int[Tensor, " batch"]]:
+    """Move each image's proposal to where its pilot weights are, and find the level whose K will be enough."""
+    levels = torch.zeros(len(x), dtype=torch.long)
+    sizes = ladder(settings.samples, settings.budget)
+    for level, samples in enumerate(sizes):
+        rows = (levels == level).nonzero().squeeze(1)
+        if len(rows) == 0:
+            break
+        pilot = max(2, samples // GROWTH)
+        log_w, z = _draw(vae, x, proposal, rows, images, PILOT + level, pilot, settings)
+        # The root of the weights: half the variance of their logarithm, for a mean that few samples can give.
+        share = (0.5 * log_w).softmax(0).to(z)
+        proposal = proposal.moved(rows.to(x.device), (share[..., None] * z).sum(0).to(x))
+        weights = Weights(len(rows))
+        weights.add(log_w)
+        ess = weights.effective_sample_size
+        short = ess * (samples / pilot) < SAFETY * MINIMUM_ESS
+        # Where one sample has all the weight and the proposal cannot move, more of the same will not help.
+        hopeful = (ess >= 2) | proposal.movable
+        if level + 1 < len(sizes):
+            levels[rows[short & hopeful]] += 1
+    return proposal, levels
+
+
+@torch.inference_mode()
+def _estimates(
+    vae: VAE,
+    x: Float[Tensor, "batch pixels"],
+    proposal: Proposal,
+    levels: Int[Tensor, " batch"],
+    images: range,
+    settings: Evaluate,
+) -> Diagnosis:
+    """The estimate of each image with the K of its level, from fresh samples."""
+    order: list[Tensor] = []
+    found: list[Diagnosis] = []
+    for level, samples in enumerate(ladder(settings.samples, settings.budget)):
+        rows = (levels == level).nonzero().squeeze(1)
+        if len(rows):
+            log_w, _ = _draw(vae, x, proposal, rows, images, ESTIMATE + level, samples, settings)
+            found.append(diagnose(log_w))
+            order.append(rows)
+    back = torch.cat(order).argsort()
+    return Diagnosis(*(torch.cat(parts)[back] for parts in zip(*found, strict=True)))
+
+
+def _draw(
+    vae: VAE,
+    x: Float[Tensor, "batch pixels"],
+    proposal: Proposal,
+    rows: Int[Tensor, " rows"],
+    images: range,
+    stream: int,
+    samples: int,
+    settings: Evaluate,
+) -> tuple[Float[Tensor, "samples rows"], Float[Tensor, "samples rows latent"]]:
+    """Log-weights in nats, float64, and samples z of some images of a batch, a chunk of evaluations at a time."""
+    all_log_w, all_z = [], []
+    for part in rows.split(max(1, settings.chunk // noise.BLOCK)):
+        there = part.to(x.device)
+        part_x, part_proposal, indices = x[there], proposal[there], [images[i] for i in part.tolist()]
+        pieces = []
+        for block, count in noise.blocks(samples):
+            drawn = noise.draw(settings.seed, indices, stream, block, count, vae.latent)
+            z = part_proposal.sample(noise.Noise(*(n.to(x) for n in drawn)))
+            pieces.append((log_weights(vae, part_x, part_proposal, z).value.cpu().double(), z.cpu()))
+        log_w, z = (torch.cat(piece) for piece in zip(*pieces, strict=True))
+        all_log_w.append(log_w)
+        all_z.append(z)
+    return torch.cat(all_log_w, 1), torch.cat(all_z, 1)
+
+
+@torch.inference_mode()
+def elbos(vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: int, chunk: int) -> Elbos:
+    """The ELBO's terms, the expectation by `samples` samples of q, the KL in closed form."""
+    parts = []
+    for start in range(0, len(x), max(1, chunk // noise.BLOCK)):
+        part = x[start : start + max(1, chunk // noise.BLOCK)]
+        q = vae.encoder(part)
+        total = torch.zeros(len(part), dtype=torch.float64)
+        for block, count in noise.blocks(samples):
+            drawn = noise.draw(seed, range(start, start + len(part)), ELBO, block, count, vae.latent).normal
+            total += vae.decoder(reparameterise(q, drawn.to(x))).log_prob(part).cpu().double().sum(0)
+        parts.append(Elbos(total / samples, kl_divergence(q, vae.prior).cpu().double()))
+    return Elbos(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
 
 
 @torch.inference_mode()
@@ -137,8 +178,8 @@ def prior_monte_carlo(
     All images share the samples, so each costs one decoder evaluation and a matrix product.
     """
     weights = [Weights(len(part)) for part in x.split(chunk)]
-    for block, count in noise_blocks(samples):
-        z = standard_normal(seed, [SHARED], block, count, vae.latent)[:, 0].to(x)
+    for block, count in noise.blocks(samples):
+        z = noise.draw(seed, [noise.SHARED], ESTIMATE, block, count, vae.latent).normal[:, 0].to(x)
         p = vae.decoder(z)
         for part, part_weights in zip(x.split(chunk), weights, strict=True):
             part_weights.add(p.pairwise_log_prob(part))

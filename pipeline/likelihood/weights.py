@@ -1,0 +1,112 @@
+"""What importance weights say: log p(x), its standard error, and whether to believe it. One value an image."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+# An estimate is trusted with at least this effective sample size, and a tail that the sample size can carry.
+MINIMUM_ESS = 10.0
+
+
+class Weights:
+    """Running sums of the weights of a batch of images, in float64 and scaled by the largest seen."""
+
+    def __init__(self, batch: int) -> None:
+        self.count = 0
+        self._peak = torch.full((batch,), -torch.inf, dtype=torch.float64)
+        self._sum = torch.zeros(batch, dtype=torch.float64)
+        self._sum_of_squares = torch.zeros(batch, dtype=torch.float64)
+
+    def add(self, log_w: Float[Tensor, "samples batch"]) -> None:
+        log_w = log_w.cpu().double()
+        peak = torch.maximum(self._peak, log_w.amax(0))
+        shrink = (self._peak - peak).exp()
+        w = (log_w - peak).exp()
+        self._sum = self._sum * shrink + w.sum(0)
+        self._sum_of_squares = self._sum_of_squares * shrink.square() + w.square().sum(0)
+        self._peak = peak
+        self.count += log_w.shape[0]
+
+    @property
+    def log_mean(self) -> Float[Tensor, " batch"]:
+        """log 1/K Σ w, nats; in expectation at most log p(x) (Burda et al. 2016)."""
+        return self._peak + (self._sum / self.count).log()
+
+    @property
+    def effective_sample_size(self) -> Float[Tensor, " batch"]:
+        """(Σ w)² / Σ w², from 1 (one sample has all the weight) to K (Kong 1992)."""
+        return self._sum.square() / self._sum_of_squares
+
+    @property
+    def standard_error(self) -> Float[Tensor, " batch"]:
+        """Of log 1/K Σ w by the delta method: the relative standard error of the mean weight, nats.
+
+        sd(w) / (√K · mean(w)), with the n − 1 variance: √((K/ESS − 1) / (K − 1)); infinite for one sample.
+        """
+        excess = (self.count / self.effective_sample_size - 1).clamp(min=0)
+        return (excess / (self.count - 1)).sqrt() if self.count > 1 else torch.full_like(excess, torch.inf)
+
+
+class Diagnosis(NamedTuple):
+    """Log p(x) of a batch of images in nats, and what speaks for it; float64 on the CPU."""
+
+    log_px: Float[Tensor, " batch"]
+    standard_error: Float[Tensor, " batch"]
+    ess: Float[Tensor, " batch"]
+    khat: Float[Tensor, " batch"]
+    samples: Float[Tensor, " batch"]
+    trusted: Bool[Tensor, " batch"]
+
+
+def diagnose(log_w: Float[Tensor, "samples batch"]) -> Diagnosis:
+    """Estimate log p(x) from all weights of each image, as they are, and judge the estimate.
+
+    Trusted means: effective sample size at least `MINIMUM_ESS`, and Pareto k̂ < min(1 − 1/log₁₀ K, 0.7), the shape of
+    the weights' upper tail beyond which K samples do not average it (Vehtari et al. 2024). The smoothing that
+    comes with k̂ is not used.
+    """
+    samples, batch = log_w.shape
+    weights = Weights(batch)
+    weights.add(log_w)
+    khat = pareto_khat(log_w)
+    trusted = (weights.effective_sample_size >= MINIMUM_ESS) & (khat < khat_threshold(samples))
+    return Diagnosis(
+        weights.log_mean,
+        weights.standard_error,
+        weights.effective_sample_size,
+        khat,
+        torch.full((batch,), float(samples), dtype=torch.float64),
+        trusted,
+    )
+
+
+def khat_threshold(samples: int) -> float:
+    """min(1 − 1/log₁₀ K, 0.7): the largest Pareto k̂ that K samples can be trusted with (Vehtari et al. 2024)."""
+    return min(1 - 1 / np.log10(samples), 0.7) if samples > 1 else -np.inf
+
+
+def pareto_khat(log_w: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:
+    """Shape of the generalised Pareto distribution fitted to the largest weights, by ArviZ.
+
+    Weights that are all equal have no tail: −∞. Fewer samples than a fit needs tell nothing: +∞.
+    """
+    return torch.tensor([_khat(column) for column in log_w.cpu().double().T.numpy()], dtype=torch.float64)
+
+
+def _khat(log_w: NDArray[np.float64]) -> float:
+    if np.ptp(log_w) < 1e-6:  # differences at rounding's level are no tail
+        return -np.inf
+    if len(log_w) < 25:
+        return np.inf
+    from arviz_stats.base.array import array_stats  # takes seconds: only those who fit pay
+
+    try:
+        with np.errstate(divide="raise", over="raise", invalid="raise"):
+            # `psislw` takes log-likelihoods, whose negatives are the log-weights of leave-one-out.
+            return float(array_stats.psislw(-log_w)[1])
+    except FloatingPointError:
+        return np.inf  # the tail spans more than floating-point numbers do: one weight is all there is

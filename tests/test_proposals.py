@@ -1,0 +1,128 @@
+"""Proposals: densities that are their samples', and on a linear decoder the posterior itself."""
+
+import math
+
+import pytest
+import torch
+from conftest import Linear
+from torch.distributions import MultivariateNormal
+
+from pipeline.bounds import log_weights
+from pipeline.config import Model
+from pipeline.likelihood import laplace, noise
+from pipeline.likelihood.noise import Noise
+from pipeline.likelihood.proposals import SHARES, Diagonal, Gaussian, Proposal, propose
+from pipeline.vae import VAE
+
+
+def some_noise(samples: int, batch: int, latent: int) -> Noise:
+    return Noise(*(part.double() for part in noise.draw(3, range(batch), 0, 0, samples, latent)))
+
+
+@pytest.fixture
+def skewed(generator: torch.Generator) -> Linear:
+    """W with columns that are not orthogonal: the posterior's covariance is full."""
+    return Linear(
+        torch.randn(7, 3, generator=generator, dtype=torch.float64),
+        torch.randn(7, generator=generator, dtype=torch.float64),
+        0.3,
+    )
+
+
+def test_the_laplace_proposal_is_the_posterior_of_a_linear_decoder(skewed: Linear, generator: torch.Generator) -> None:
+    """From a wrong encoder; every single log-weight is log p(x), for any W."""
+    vae, x = skewed.vae(scale=2.0, shift=0.5), skewed.sample(6, generator)
+    fit = laplace.fit(vae, x, vae.encoder(x).mean.detach())
+    assert fit.converged.all()
+    torch.testing.assert_close(fit.mode, skewed.posterior_mean(x), rtol=0, atol=1e-9)
+    torch.testing.assert_close(fit.cholesky @ fit.cholesky.mT, skewed.precision.expand(6, 3, 3), rtol=1e-10, atol=0)
+    exact = Gaussian(fit.mode, fit.cholesky)
+    log_w = log_weights(vae, x, exact, exact.sample(some_noise(50, 6, 3))).value
+    torch.testing.assert_close(log_w, skewed.log_px(x).expand(50, 6), rtol=0, atol=1e-10)
+
+
+def test_the_mode_of_a_curved_decoder_is_found(generator: torch.Generator) -> None:
+    torch.manual_seed(0)
+    vae = VAE(Model(latent=3, encoder=(8,), decoder=(16,), activation="tanh", sigma=0.1), 20).double()
+    with torch.no_grad():
+        for parameter in vae.decoder.parameters():
+            parameter.mul_(3)
+        x = vae.decoder(torch.randn(40, 3, generator=generator, dtype=torch.float64)).sample(generator)
+    fit = laplace.fit(vae, x, torch.zeros(40, 3, dtype=torch.float64))
+    assert fit.converged.double().mean() > 0.9
+    z = fit.mode.clone().requires_grad_()
+    (vae.decoder(z).log_prob(x) + vae.prior.log_prob(z)).sum().backward()
+    assert z.grad is not None
+    gain = 0.5 * (z.grad * torch.cholesky_solve(z.grad[..., None], fit.cholesky)[..., 0]).sum(-1)
+    assert (gain[fit.converged] < laplace.TOLERANCE).all()
+    assert (gain < 0.02).double().mean() > 0.9
+    # Where it is not bounded the precision is the Hessian, up to the last small step.
+    hessian = torch.func.vmap(torch.func.hessian(lambda z, x: -vae.decoder(z).log_prob(x) - vae.prior.log_prob(z)))
+    exact, used = hessian(fit.mode, x), fit.cholesky @ fit.cholesky.mT
+    same = (exact - used).abs().amax((1, 2)) < 0.05 * used.abs().amax((1, 2))
+    assert same.double().mean() > 0.8
+    assert (torch.linalg.eigvalsh(used) > 0).all()
+
+
+def test_images_that_do_not_converge_are_told(
+    skewed: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(laplace, "GAUSS_NEWTON_STEPS", 0)
+    monkeypatch.setattr(laplace, "NEWTON_STEPS", 0)
+    x = skewed.sample(4, generator)
+    start = skewed.posterior_mean(x)
+    start[2] += 1.0
+    assert laplace.fit(skewed.vae(), x, start).converged.tolist() == [True, True, False, True]
+
+
+def test_gaussians_have_the_density_of_torchs(skewed: Linear, generator: torch.Generator) -> None:
+    mean = torch.randn(2, 3, generator=generator, dtype=torch.float64)
+    full = Gaussian(mean, torch.linalg.cholesky(skewed.precision).expand(2, 3, 3))
+    z = full.sample(some_noise(5, 2, 3))
+    expected = MultivariateNormal(mean, precision_matrix=skewed.precision).log_prob(z)
+    torch.testing.assert_close(full.log_prob(z), expected, rtol=1e-12, atol=1e-10)
+    scale = torch.tensor([[0.5, 1.0, 2.0]]).double().expand(2, 3)
+    expected = MultivariateNormal(mean, torch.diag_embed(scale**2)).log_prob(z)
+    torch.testing.assert_close(Diagonal(mean, scale).log_prob(z), expected, rtol=1e-12, atol=1e-10)
+
+
+def test_samples_are_those_of_the_density(skewed: Linear, generator: torch.Generator) -> None:
+    """E_r[f(z) / r(z)] over a box is the integral of f, here of the posterior's density: one."""
+    x = skewed.sample(1, generator)
+    posterior = MultivariateNormal(skewed.posterior_mean(x), skewed.precision.inverse())
+    for name in ("prior", "encoder", "laplace", "mixture"):
+        proposal, _ = propose(name, skewed.vae(scale=2.0), x)
+        ratios = []
+        for block in range(160):
+            drawn = Noise(*(n.double() for n in noise.draw(3, [0], 0, block, noise.BLOCK, 3)))
+            z = proposal.sample(drawn).detach()
+            ratios.append((posterior.log_prob(z) - proposal.log_prob(z)).exp())
+        ratio = torch.cat(ratios).flatten()
+        # Four proposals at 4.5 standard errors: fails for one seed in 37 000, and the seed is fixed.
+        assert abs(float(ratio.mean()) - 1) < 4.5 * float(ratio.std()) / math.sqrt(len(ratio)), name
+
+
+def test_a_mixture_draws_each_component_in_its_share_and_bounds_the_weights() -> None:
+    far, near = (Diagonal(torch.full((1, 1), at).double(), torch.ones(1, 1).double()) for at in (50.0, 0.0))
+    mixture = Proposal((0.75, 0.25), (far, near), movable=False)
+    z = torch.cat([mixture.sample(Noise(*(n.double() for n in noise.draw(0, [0], 0, b, 128, 1)))) for b in range(100)])
+    share = float((z > 25).double().mean())
+    assert abs(share - 0.75) < 4.5 * math.sqrt(0.75 * 0.25 / len(z))  # fails for one seed in 150 000
+    weight = (near.log_prob(z) - mixture.log_prob(z)).exp()
+    assert float(weight.max()) <= 1 / 0.25 + 1e-9
+
+
+def test_only_the_movable_component_moves_and_only_for_the_rows_named(
+    skewed: Linear, generator: torch.Generator
+) -> None:
+    x = skewed.sample(4, generator)
+    target = torch.full((2, 3), 9.0).double()
+    rows = torch.tensor([3, 1])
+    mixture, _ = propose("mixture", skewed.vae(), x)
+    moved = mixture.moved(rows, target)
+    assert torch.equal(moved.components[0].mean[rows], target)
+    assert torch.equal(moved.components[0].mean[[0, 2]], mixture.components[0].mean[[0, 2]])
+    assert moved.components[1:] == mixture.components[1:]
+    assert mixture.shares == SHARES
+    encoder, _ = propose("encoder", skewed.vae(), x)
+    assert encoder.moved(rows, target) is encoder
