@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pipeline.bounds import log_weights, reparameterise
+from pipeline.bounds import Elbo, log_weights, reparameterise
 from pipeline.config import Evaluate
 from pipeline.likelihood import noise
 from pipeline.likelihood.proposals import Proposal, propose
@@ -20,21 +20,10 @@ from pipeline.likelihood.weights import MINIMUM_ESS, Diagnosis, Weights, diagnos
 from pipeline.vae import VAE
 
 # Streams of an image's noise: pilots and estimates of every level have one of their own.
-ELBO, ESTIMATE, PILOT = 0, 1, 33
+ELBO_STREAM, ESTIMATE, PILOT = 0, 1, 33
 
 GROWTH = 2  # of the number of samples, from a pilot to its estimate and from a level to the next
 SAFETY = 2.0  # a pilot's effective sample size is optimistic
-
-
-class Elbos(NamedTuple):
-    """The ELBO's terms per image, nats; float64 on the CPU."""
-
-    reconstruction: Float[Tensor, " images"]
-    kl: Float[Tensor, " images"]
-
-    @property
-    def value(self) -> Float[Tensor, " images"]:
-        return self.reconstruction - self.kl
 
 
 class PriorEstimates(NamedTuple):
@@ -155,18 +144,18 @@ def _draw(
 
 
 @torch.inference_mode()
-def elbos(vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: int, chunk: int) -> Elbos:
-    """The ELBO's terms, the expectation by `samples` samples of q, the KL in closed form."""
+def elbos(vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: int, chunk: int) -> Elbo:
+    """The ELBO's terms of each image, the expectation by `samples` samples of q; float64 on the CPU."""
     parts = []
     for start in range(0, len(x), max(1, chunk // noise.BLOCK)):
         part = x[start : start + max(1, chunk // noise.BLOCK)]
         q = vae.encoder(part)
         total = torch.zeros(len(part), dtype=torch.float64)
         for block, count in noise.blocks(samples):
-            drawn = noise.draw(seed, range(start, start + len(part)), ELBO, block, count, vae.latent).normal
+            drawn = noise.draw(seed, range(start, start + len(part)), ELBO_STREAM, block, count, vae.latent).normal
             total += vae.decoder(reparameterise(q, drawn.to(x))).log_prob(part).cpu().double().sum(0)
-        parts.append(Elbos(total / samples, kl_divergence(q, vae.prior).cpu().double()))
-    return Elbos(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
+        parts.append(Elbo(total / samples, kl_divergence(q, vae.prior).cpu().double()))
+    return Elbo(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
 
 
 @torch.inference_mode()

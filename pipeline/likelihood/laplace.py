@@ -20,7 +20,7 @@ from pipeline.vae import VAE
 # Newton decrement gᵀH⁻¹g / 2, the nats that a further step would gain, below which a mode counts as found:
 # less than one posterior standard deviation in one direction. Pilot samples mend the rest.
 TOLERANCE = 0.2
-GAUSS_NEWTON_STEPS, NEWTON_STEPS = 6, 6
+GAUSS_NEWTON_STEPS, NEWTON_STEPS = 6, 3
 FLOOR = 0.3
 
 
