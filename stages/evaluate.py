@@ -49,9 +49,9 @@ def measure(vae: VAE, x: torch.Tensor, settings: config.Evaluate) -> dict[str, t
     elbos = importance.elbos(vae, x, samples=settings.elbo_samples, **common)
     prior = importance.prior_monte_carlo(vae, x, samples=settings.prior_samples, **common)
     main, converged = log_px(vae, x, settings, settings.proposal)
-    # The usual estimate, at the cost of pilot and estimate together, and with no escalation.
-    equal_cost = settings.samples + settings.samples // importance.GROWTH
-    usual = settings.model_copy(update={"samples": equal_cost, "budget": equal_cost})
+    # The usual estimate, with as many samples as pilot and estimate have together, and with no escalation.
+    as_many = settings.samples + settings.samples // importance.GROWTH
+    usual = settings.model_copy(update={"samples": as_many, "budget": as_many})
     encoder, _ = log_px(vae, x[: settings.comparison], usual, "encoder")
     beyond = torch.full((len(x) - len(encoder.log_px),), torch.nan, dtype=torch.float64)
     return {
