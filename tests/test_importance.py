@@ -1,12 +1,14 @@
 """Log p(x) by importance sampling: exact or calibrated on the oracle, unbiased whatever the pilots chose."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from conftest import Linear
 
 from pipeline.config import Evaluate
+from pipeline.likelihood import noise
 from pipeline.likelihood.importance import blocks, elbos, ladder, log_px, prior_monte_carlo
 from pipeline.likelihood.weights import Diagnosis
 from pipeline.vae import VAE
@@ -88,6 +90,23 @@ def test_the_estimate_of_the_density_is_unbiased_with_escalation_on(linear: Line
     ratio = (result.log_px - linear.log_px(x)).exp()
     # At 4.5 standard errors: fails for one seed in 150 000, and the seed is fixed.
     assert abs(float(ratio.mean()) - 1) < 4.5 * float(ratio.std()) / math.sqrt(len(ratio))
+
+
+def test_no_noise_is_used_twice(linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pilots and estimates of every level draw their own: the bias of a reused sample can be too small to see."""
+    drawn: list[tuple[int, int, int]] = []
+    original = noise.draw
+
+    def record(seed: int, images: Sequence[int], stream: int, block: int, samples: int, latent: int) -> noise.Noise:
+        drawn.extend((image, stream, block) for image in images)
+        return original(seed, images, stream, block, samples, latent)
+
+    monkeypatch.setattr(noise, "draw", record)
+    vae, x = linear.vae(scale=8.0), linear.sample(30, generator)
+    estimate(vae, x, "encoder", samples=64, budget=1024)
+    elbos(vae, x, samples=64, seed=5, chunk=1024)
+    assert len({stream for _, stream, _ in drawn}) > 4  # the ELBO's, and two for each of several levels
+    assert len(drawn) == len(set(drawn))
 
 
 def test_chunk_and_company_do_not_change_an_estimate(linear: Linear, generator: torch.Generator) -> None:
