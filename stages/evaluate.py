@@ -105,8 +105,8 @@ def summary(table: pd.DataFrame) -> dict[str, float]:
     values["encoder_ess_median"] = float(np.median(columns["encoder_ess"][compared]))
     values["prior_log_px"] = float(columns["prior_log_px"].mean())
     values["prior_ess_median"] = float(np.median(columns["prior_ess"]))
-    # JSON has no infinity: a tail beyond measure is a very large shape.
-    return {name: round(min(value, 1e6), 4) for name, value in values.items()}
+    # JSON has no infinity: the shape of a tail beyond measure, or of no tail at all, is a very large number.
+    return {name: round(max(-1e6, min(value, 1e6)), 4) for name, value in values.items()}
 
 
 if __name__ == "__main__":

@@ -96,6 +96,15 @@ def test_metrics_are_those_of_the_table(small_params: Callable[..., Path], run: 
     assert train["validation"]["elbo"] == pytest.approx(best["validation_elbo"], rel=1e-5)
 
 
+@pytest.mark.parametrize("khat", [-np.inf, np.inf])
+def test_a_tail_without_measure_leaves_the_metrics_finite(khat: float) -> None:
+    from stages.evaluate import summary
+
+    names = ("elbo", "reconstruction", "kl", "log_px", "trusted", "converged", "samples", "log_px_se", "ess")
+    columns = {key: [1.0, 1.0] for key in (*names, "encoder_log_px", "encoder_ess", "prior_log_px", "prior_ess")}
+    assert np.isfinite(list(summary(pd.DataFrame({**columns, "khat": [khat, khat]})).values())).all()
+
+
 def test_the_test_images_do_not_touch_the_model(small_params: Callable[..., Path], run: Run) -> None:
     from pipeline import checkpoint, datasets
 

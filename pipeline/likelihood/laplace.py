@@ -69,7 +69,9 @@ def fit(vae: VAE, x: Float[Tensor, "batch pixels"], start: Float[Tensor, "batch 
     return Laplace(mode, torch.linalg.cholesky(precision), _decrement(gradient, precision) < TOLERANCE)
 
 
-def _log_joint(vae: VAE, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+def _log_joint(
+    vae: VAE, x: Float[Tensor, "*batch pixels"], z: Float[Tensor, "*batch latent"]
+) -> Float[Tensor, "*batch"]:
     return vae.decoder(z).log_prob(x) + vae.prior.log_prob(z)
 
 
@@ -106,11 +108,7 @@ def _hessian(
     vae: VAE, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "batch latent"]
 ) -> Float[Tensor, "batch latent latent"]:
     """−∂² log p(x, z) / ∂z², in float64."""
-
-    def negative(z: Tensor, x: Tensor) -> Tensor:
-        return -vae.decoder(z).log_prob(x) - vae.prior.log_prob(z)
-
-    return vmap(jacrev(jacrev(negative)))(z, x).double()
+    return -vmap(jacrev(jacrev(lambda z, x: _log_joint(vae, x, z))))(z, x).double()
 
 
 def _bounded(
