@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
@@ -68,3 +69,21 @@ def log_weights(
     (Burda et al. 2016, equation 8).
     """
     return LogWeights(vae.decoder(z).log_prob(x), vae.prior.log_prob(z), proposal.log_prob(z))
+
+
+def log_joint(
+    vae: VAE, x: Float[Tensor, "*#batch pixels"], z: Float[Tensor, "*batch latent"]
+) -> Float[Tensor, "*batch"]:
+    """log p(x, z) = log p(x | z) + log p(z), nats."""
+    return vae.decoder(z).log_prob(x) + vae.prior.log_prob(z)
+
+
+def log_joint_gradient(
+    vae: VAE, x: Float[Tensor, "*#batch pixels"], z: Float[Tensor, "*batch latent"]
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch latent"]]:
+    """log p(x, z) and its gradient in z; the parameters of the model get none."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        value = log_joint(vae, x, z)
+        (gradient,) = torch.autograd.grad(value.sum(), z)
+    return value.detach(), gradient

@@ -52,13 +52,36 @@ class Train(Section):
 
 
 class Evaluate(Section):
+    images: Count
     proposal: Literal["prior", "encoder", "laplace", "mixture"]
+    degrees_of_freedom: Positive | None
     samples: Annotated[int, Field(ge=32)]
     budget: Annotated[int, Field(ge=32)]
     elbo_samples: Count
     prior_samples: Count
     comparison: Count
     chunk: Annotated[int, Field(ge=128)]
+    seed: Seed
+
+
+class Verify(Section):
+    images: Count
+    chains: Annotated[int, Field(ge=2, le=128)]
+    temperatures: Annotated[int, Field(ge=2)]
+    leapfrog: Count
+    acceptance: Annotated[float, Field(gt=0, lt=1)]
+    curve_images: Count
+    curve_samples: Annotated[int, Field(ge=8)]
+    curve_temperatures: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
+    gap_steps: Count
+    gap_samples: Annotated[int, Field(ge=2)]
+    seed: Seed
+
+
+class Compare(Section):
+    images: Count
+    samples: Annotated[int, Field(ge=32)]
+    other: Literal["none", "mnist", "fashion_mnist", "kmnist", "digits"]
     seed: Seed
 
 
@@ -79,6 +102,8 @@ class Params(Section):
     model: Model
     train: Train
     evaluate: Evaluate
+    verify: Verify
+    compare: Compare
     render: Render
     runtime: Runtime
 

@@ -3,7 +3,7 @@
 To add a picture: a function here and its name in `PICTURES`, and a caption in `report.CAPTIONS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from zlib import crc32
@@ -13,11 +13,15 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from pipeline import figures, latents
+from pipeline import figures, latents, measures
 from pipeline.config import Render
 from pipeline.figures import Figure
+from pipeline.likelihood.weights import MINIMUM_ESS, khat_threshold
+from pipeline.observations import gaussian_ceiling
+from pipeline.tables import numbers, rows
 from pipeline.vae import VAE
 
 
@@ -30,7 +34,11 @@ class Scene:
     labels: NDArray[np.integer]
     shape: tuple[int, int]
     history: pd.DataFrame
-    table: pd.DataFrame
+    table: pd.DataFrame  # every test image: log p(x) and what speaks for it
+    verified: pd.DataFrame  # some test images by second methods
+    curves: pd.DataFrame  # estimates against decoder evaluations
+    probes: pd.DataFrame  # log p(x) of images that are no digits
+    examples: Mapping[str, NDArray[np.floating]]  # an image of each kind of probe
     settings: Render
 
     @cached_property
@@ -108,6 +116,41 @@ def log_px(scene: Scene) -> Figure:
     return figures.log_px(values, least, most)
 
 
+def convergence(scene: Scene) -> Figure:
+    return measures.convergence(scene.curves)
+
+
+def diagnostics(scene: Scene) -> Figure:
+    limits = {int(samples): khat_threshold(int(samples)) for samples in sorted(scene.table["samples"].unique())}
+    return measures.diagnostics(scene.table, limits, MINIMUM_ESS)
+
+
+def gaps(scene: Scene) -> Figure:
+    return measures.gaps(rows(scene.verified, "kind", "test").astype({"label": int}))
+
+
+def densities(scene: Scene) -> Figure:
+    digits = numbers(scene.table, "log_px")
+    by_kind = {kind: numbers(rows(scene.probes, "kind", kind), "log_px") for kind in scene.probes["kind"].unique()}
+    auroc = {kind: _auroc(digits, values) for kind, values in by_kind.items()}
+    ceiling = gaussian_ceiling(scene.x.shape[-1], scene.vae.decoder.observation.sigma)
+    return measures.densities(digits, by_kind, auroc, scene.examples, ceiling)
+
+
+def upside_down(scene: Scene) -> Figure:
+    turned = rows(scene.probes, "kind", "upside down")
+    auroc = {}
+    for label in sorted(turned["label"].unique()):
+        upright, of_class = rows(scene.table, "label", label), rows(turned, "label", label)
+        auroc[int(label)] = _auroc(numbers(upright, "log_px"), numbers(of_class, "log_px"))
+    return measures.by_class(auroc)
+
+
+def _auroc(digits: NDArray[np.floating], others: NDArray[np.floating]) -> float:
+    truth = np.r_[np.ones(len(digits)), np.zeros(len(others))]
+    return float(roc_auc_score(truth, np.r_[digits, others]))
+
+
 def overview(scene: Scene) -> Figure:
     """The project in one picture, for the README."""
     chosen = scene.choose("overview", 32)
@@ -135,4 +178,9 @@ PICTURES: dict[str, Callable[[Scene], Figure | None]] = {
     "latent_space": latent_space,
     "training": training,
     "log_px": log_px,
+    "convergence": convergence,
+    "diagnostics": diagnostics,
+    "gaps": gaps,
+    "densities": densities,
+    "upside_down": upside_down,
 }

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from latex2mathml.converter import convert
 from markupsafe import Markup
@@ -67,6 +68,33 @@ CAPTIONS = {
         "Log p(x) of each test image. Unlikely digits are unusual, heavily inked, or have stray marks; likely ones are "
         "plain and thin, most often ones.",
     ),
+    "convergence": Caption(
+        "Estimates against decoder evaluations",
+        "Every method estimates the same number, from below. Fitted proposals are there as soon as they are fitted. "
+        "The encoder's stays far below while its band, which is its own idea of its error, hardly moves: an error bar "
+        "is no witness where a few samples have all the weight. Annealing from the prior knows neither encoder nor "
+        "fit, and climbs towards the same line.",
+    ),
+    "diagnostics": Caption(
+        "Can each image's estimate be believed?",
+        "Pareto k̂, the heaviness of the weights' tail, with its limit for each number of samples, and the effective "
+        "sample size with its minimum. Images that fail either are not trusted.",
+    ),
+    "gaps": Caption(
+        "Why the ELBO falls short",
+        "KL[q(z | x) ‖ p(z | x)] in two parts (Cremer et al. 2018). No diagonal Gaussian can close the approximation "
+        "gap; the amortisation gap is what the encoder loses against the best one for each image.",
+    ),
+    "densities": Caption(
+        "What the density knows",
+        "Log p(x) of images that are no digits, beside that of all test digits. AUROC is how often a digit is "
+        "likelier: 1 tells the two apart always, ½ is a coin's toss, and below ½ the model finds the others likelier.",
+    ),
+    "upside_down": Caption(
+        "Upside down, digit by digit",
+        "Digits against those of their own class turned by half a circle. A 0, a 1 or an 8 turned is nearly a 0, a 1 "
+        "or an 8 again, and should differ least; a 4 or a 7 is no digit any more.",
+    ),
 }
 
 
@@ -107,6 +135,12 @@ def read_metrics(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run `dvc repro` to make it again") from None
+
+
+def untrusted(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The test images whose log p(x) is not trusted: their number in the data set, class, and estimate."""
+    rows = table.loc[~table["trusted"].astype(bool), ["label", "log_px"]]
+    return [{"image": int(str(i)), "label": int(row["label"]), "log_px": row["log_px"]} for i, row in rows.iterrows()]
 
 
 def code_digest(folders: Sequence[Path]) -> str:

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from pipeline.files import atomic, write_text
@@ -36,6 +38,16 @@ def read_parquet(path: Path, *columns: str) -> pd.DataFrame:
         UserError: when it is missing, damaged, or without them.
     """
     return _read(path, pd.read_parquet, columns)
+
+
+def rows(table: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
+    """The rows in which a column has this value."""
+    return pd.DataFrame(table.loc[table[column] == value])
+
+
+def numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """A column as float64."""
+    return table[column].to_numpy(dtype=np.float64)
 
 
 def _read(path: Path, reader: Callable[[Path], pd.DataFrame], columns: tuple[str, ...]) -> pd.DataFrame:

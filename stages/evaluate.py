@@ -11,7 +11,6 @@ from pipeline import checkpoint, config, datasets, runtime, tables
 from pipeline.errors import guarded
 from pipeline.files import sha256, write_json
 from pipeline.likelihood import importance
-from pipeline.likelihood.weights import Diagnosis
 from pipeline.observations import dequantise
 from pipeline.tracking import Run
 from pipeline.vae import VAE
@@ -31,9 +30,9 @@ def main() -> None:
     vae.to(device)
     # Drawn on the CPU, so that every device measures the same densities.
     noise = torch.Generator().manual_seed(settings.seed)
-    x = dequantise(dataset.test_images.flatten(1), dataset.levels, noise).to(device)
+    x = dequantise(dataset.test_images.flatten(1), dataset.levels, noise)[: settings.images].to(device)
 
-    table = pd.DataFrame({"label": dataset.test_labels, **measure(vae, x, settings)})
+    table = pd.DataFrame({"label": dataset.test_labels[: settings.images], **measure(vae, x, settings)})
     metrics = summary(table)
     tables.write_parquet(arguments.table, table)
     write_json(arguments.metrics, {"test": metrics})
@@ -48,11 +47,11 @@ def measure(vae: VAE, x: torch.Tensor, settings: config.Evaluate) -> dict[str, t
     common = {"seed": settings.seed, "chunk": settings.chunk}
     elbos = importance.elbos(vae, x, samples=settings.elbo_samples, **common)
     prior = importance.prior_monte_carlo(vae, x, samples=settings.prior_samples, **common)
-    main, converged = log_px(vae, x, settings, settings.proposal)
-    # The usual estimate, with as many samples as pilot and estimate have together, and with no escalation.
-    as_many = settings.samples + settings.samples // importance.GROWTH
-    usual = settings.model_copy(update={"samples": as_many, "budget": as_many})
-    encoder, _ = log_px(vae, x[: settings.comparison], usual, "encoder")
+    main, converged, evaluations = log_px(vae, x, settings, settings.proposal)
+    # The usual estimate with as many decoder evaluations as fit, pilots and estimate took on average, and no more.
+    equal = max(32, round(float(evaluations.mean()) / (1 + 1 / importance.PILOTS)))
+    usual = settings.model_copy(update={"samples": equal, "budget": equal})
+    encoder, _, _ = log_px(vae, x[: settings.comparison], usual, "encoder")
     beyond = torch.full((len(x) - len(encoder.log_px),), torch.nan, dtype=torch.float64)
     return {
         "elbo": elbos.value,
@@ -65,6 +64,7 @@ def measure(vae: VAE, x: torch.Tensor, settings: config.Evaluate) -> dict[str, t
         "samples": main.samples,
         "trusted": main.trusted,
         "converged": converged,
+        "evaluations": evaluations,
         "encoder_log_px": torch.cat([encoder.log_px, beyond]),
         "encoder_ess": torch.cat([encoder.ess, beyond]),
         "prior_log_px": prior.log_px,
@@ -72,12 +72,11 @@ def measure(vae: VAE, x: torch.Tensor, settings: config.Evaluate) -> dict[str, t
     }
 
 
-def log_px(vae: VAE, x: torch.Tensor, settings: config.Evaluate, proposal: str) -> tuple[Diagnosis, torch.Tensor]:
+def log_px(vae: VAE, x: torch.Tensor, settings: config.Evaluate, proposal: str) -> importance.Estimate:
     """All blocks of images, with progress."""
-    blocks = importance.log_px(vae, x, settings, proposal)
     total = len(importance.blocks(len(x), vae, settings.chunk))
-    diagnoses, converged = zip(*runtime.progress(blocks, total, f"log p(x), {proposal}"), strict=True)
-    return Diagnosis(*map(torch.cat, zip(*diagnoses, strict=True))), torch.cat(converged)
+    blocks = runtime.progress(importance.log_px(vae, x, settings, proposal), total, f"log p(x), {proposal}")
+    return importance.concatenate(list(blocks))
 
 
 def summary(table: pd.DataFrame) -> dict[str, float]:
@@ -97,6 +96,7 @@ def summary(table: pd.DataFrame) -> dict[str, float]:
     values["trusted"] = float(columns["trusted"].mean())
     values["converged"] = float(columns["converged"].mean())
     values["samples_mean"] = float(columns["samples"].mean())
+    values["evaluations_mean"] = float(columns["evaluations"].mean())
     values["image_se_median"] = float(np.median(columns["log_px_se"]))
     values["ess_median"] = float(np.median(columns["ess"]))
     values["khat_median"] = float(np.median(columns["khat"]))

@@ -5,7 +5,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline import checkpoint, config, report, runtime
+from pipeline import checkpoint, config, report, runtime, tables
 from pipeline.errors import guarded
 from pipeline.files import sha256, write_text
 from pipeline.likelihood.weights import MINIMUM_ESS
@@ -14,7 +14,18 @@ from pipeline.tracking import Run
 
 
 def main() -> None:
-    names = ("model", "train_metrics", "test_metrics", "figures", "overview", "html", "markdown")
+    names = (
+        "model",
+        "table",
+        "train_metrics",
+        "test_metrics",
+        "verify_metrics",
+        "compare_metrics",
+        "figures",
+        "overview",
+        "html",
+        "markdown",
+    )
     arguments = runtime.paths(__doc__, *names)
     params = config.load()
     _, description = checkpoint.load(arguments.model)
@@ -25,6 +36,9 @@ def main() -> None:
         "data": {"name": description.dataset, "levels": description.levels, "pixels": pixels},
         "train": report.read_metrics(arguments.train_metrics),
         "test": report.read_metrics(arguments.test_metrics)["test"],
+        "verify": report.read_metrics(arguments.verify_metrics)["verify"],
+        "compare": report.read_metrics(arguments.compare_metrics)["compare"],
+        "untrusted": report.untrusted(tables.read_parquet(arguments.table, "label", "trusted", "log_px")),
         "ceiling": gaussian_ceiling(pixels, description.model.sigma),
         "pictures": report.pictures(arguments.figures),
         "rule": {"minimum_ess": MINIMUM_ESS},

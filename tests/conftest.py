@@ -131,6 +131,11 @@ def small_params(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         content["model"] |= {"latent": 3, "encoder": [16], "decoder": [16]}
         content["train"] |= {"epochs": 2, "batch_size": 32}
         content["evaluate"] |= {"samples": 32, "budget": 128, "prior_samples": 50, "comparison": 20, "chunk": 256}
+        content["verify"] |= {
+            "images": 4, "chains": 4, "temperatures": 4, "leapfrog": 2, "curve_images": 3, "curve_samples": 16,
+            "curve_temperatures": [3, 5], "gap_steps": 3, "gap_samples": 2,
+        }  # fmt: skip
+        content["compare"] |= {"images": 20, "samples": 32}
         content["render"] |= {"columns": 4, "steps": 5}
         content["runtime"]["device"] = "cpu"
         for name, value in changes.items():

@@ -36,9 +36,9 @@ def test_the_committed_file_is_valid() -> None:
     ("old", "new", "told"),
     [
         ("  sigma:", "  sgima:", "model.sgima: unknown key; did you mean model.sigma?"),
-        ("  latent: 32", '  latent: "32"', 'model.latent = "32": input should be a valid integer'),
-        ("  latent: 32", "  latent: 32.0", "model.latent = 32.0: input should be a valid integer"),
-        ("  latent: 32", "  latent: true", "model.latent = true: input should be a valid integer"),
+        ("  latent: 16", '  latent: "16"', 'model.latent = "16": input should be a valid integer'),
+        ("  latent: 16", "  latent: 16.0", "model.latent = 32.0: input should be a valid integer"),
+        ("  latent: 16", "  latent: true", "model.latent = true: input should be a valid integer"),
         ("  sigma: 0.0707107", "  sigma: -1", "model.sigma = -1: input should be greater than 0"),
         ("  sigma: 0.0707107", "  sigma: .nan", "model.sigma = NaN: input should be a finite number"),
         ("  sigma: 0.0707107", "  sigma: .inf", "model.sigma = Infinity: input should be a finite number"),
@@ -55,8 +55,8 @@ def test_the_committed_file_is_valid() -> None:
         ),
         ("  device: auto", "  device:", "runtime.device = null: input should be 'auto', 'cpu', 'cuda' or 'mps'"),
         ("runtime:\n", "runtmie:\n", "runtmie: unknown key; did you mean runtime?"),
-        ("  latent: 32", "  epochs: 3\n  latent: 32", "model.epochs: unknown key; did you mean train.epochs?"),
-        ("  latent: 32", "  latent: 32\n  latent: 33", "duplicate key"),
+        ("  latent: 16", "  epochs: 3\n  latent: 16", "model.epochs: unknown key; did you mean train.epochs?"),
+        ("  latent: 16", "  latent: 16\n  latent: 33", "duplicate key"),
         ("model:\n", "model: [\n", "not valid YAML: line"),
     ],
 )

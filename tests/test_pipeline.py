@@ -17,6 +17,17 @@ SMALL = {
     "model": {"latent": 3, "encoder": [16], "decoder": [16]},
     "train": {"epochs": 2},
     "evaluate": {"samples": 32, "budget": 128, "prior_samples": 20, "comparison": 20},
+    "verify": {
+        "images": 4,
+        "chains": 4,
+        "temperatures": 4,
+        "curve_images": 3,
+        "curve_samples": 16,
+        "curve_temperatures": [3, 5],
+        "gap_steps": 3,
+        "gap_samples": 2,
+    },
+    "compare": {"images": 20, "samples": 32},
     "runtime": {"device": "cpu"},
 }
 
@@ -53,7 +64,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_second_run_does_nothing_and_a_forced_one_gives_the_same_bytes(clone: Path) -> None:
     assert "Running stage" not in sh(clone, "dvc", "repro")
     report = (clone / "reports/report.html").read_bytes()
-    assert sh(clone, "dvc", "repro", "--force").count("Running stage") == 5
+    assert sh(clone, "dvc", "repro", "--force").count("Running stage") == 7
     assert sh(clone, "git", "status", "--porcelain") == ""
     assert (clone / "reports/report.html").read_bytes() == report
 

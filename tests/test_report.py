@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -18,7 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 def values(params: Params, **changes: Any) -> dict[str, Any]:
     names = ("elbo", "reconstruction", "kl", "log_px", "gap", "converged", "image_se_median", "khat_median")
     test: dict[str, Any] = dict.fromkeys(
-        (*names, "ess_median", "prior_log_px", "prior_ess_median", "samples_mean"), 1.25
+        (*names, "ess_median", "evaluations_mean", "prior_log_px", "prior_ess_median", "samples_mean"), 1.25
     )
     test |= {f"{name}_se": 0.5 for name in names} | {"encoder_short": 9.0, "encoder_ess_median": 1.1}
     test |= {"trusted": 0.1, "images": 360, "encoder_images": 20}
@@ -28,6 +29,25 @@ def values(params: Params, **changes: Any) -> dict[str, Any]:
         "data": {"name": "digits", "levels": 17, "pixels": 64},
         "train": {"epoch": 3, "train": terms, "validation": terms},
         "test": test,
+        "verify": dict.fromkeys(
+            (
+                n + end
+                for n in (
+                    "difference",
+                    "bdmc_gap",
+                    "above_lower",
+                    "below_upper",
+                    "approximation_gap",
+                    "amortisation_gap",
+                )
+                for end in ("", "_se")
+            ),
+            0.5,
+        )
+        | {"images": 4},
+        "compare": dict.fromkeys((n + end for n in ("independent", "ppca", "variances") for end in ("", "_se")), 2.5)
+        | {"auroc_blank": 0.125, "auroc_upside_down": 0.75},
+        "untrusted": [{"image": 7, "label": 3, "log_px": 1.0}],
         "ceiling": 100.0,
         "rule": {"minimum_ess": 10.0},
         "pictures": [report.Picture("samples", report.CAPTIONS["samples"], PNG)],
@@ -100,3 +120,16 @@ def test_the_code_digest_changes_with_code_and_templates_alone(tmp_path: Path) -
     (tmp_path / "b.jinja").write_text("3")
     assert report.code_digest([tmp_path]) != first
     assert report.code_digest([ROOT / "pipeline"]) == report.code_digest([ROOT / "pipeline"])
+
+
+def test_untrusted_images_are_named(params: Params) -> None:
+    table = pd.DataFrame({"label": [3, 5], "trusted": [False, True], "log_px": [-12.4, 800.0]})
+    assert report.untrusted(table) == [{"image": 0, "label": 3, "log_px": -12.4}]
+    html = report.render("report.html.jinja", values(params, untrusted=report.untrusted(table)))
+    assert "0 (3), -12." in html
+    assert "The 1 image" in html
+
+
+def test_what_the_model_finds_likelier_than_digits_is_said(params: Params) -> None:
+    html = report.render("report.html.jinja", values(params))
+    assert html.count("finds these likelier than digits") == 1

@@ -96,11 +96,48 @@ def test_metrics_are_those_of_the_table(small_params: Callable[..., Path], run: 
     assert train["validation"]["elbo"] == pytest.approx(best["validation_elbo"], rel=1e-5)
 
 
+def test_a_few_test_images_are_enough_for_every_stage(small_params: Callable[..., Path], run: Run) -> None:
+    small_params(evaluate__images=3, verify__images=5)
+    for stage in STAGES:
+        assert run(stage) == 0
+    assert len(pd.read_parquet("reports/images.parquet")) == 3
+    verified = pd.read_parquet("reports/verify.parquet")
+    assert verified["kind"].tolist() == ["test"] * 3 + ["simulated"] * 5
+    metrics = json.loads(Path("reports/metrics/verify.json").read_text())["verify"]
+    simulated = verified[verified["kind"] == "simulated"]
+    assert metrics["bdmc_gap"] == pytest.approx((simulated["upper"] - simulated["annealed"]).mean(), abs=1e-4)
+    test = verified[verified["kind"] == "test"]
+    assert metrics["difference"] == pytest.approx((test["log_px"] - test["annealed"]).mean(), abs=1e-4)
+    assert np.allclose(test["log_px"], pd.read_parquet("reports/images.parquet")["log_px"])
+
+
+def test_another_data_set_must_be_another_one_of_the_same_size(
+    small_params: Callable[..., Path], run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_params(compare__other="digits", evaluate__images=3)
+    for stage in ("download", "train", "evaluate"):
+        assert run(stage) == 0
+    assert run("compare") == 1
+    assert "compare.other = digits: another data set with images of 8 x 8 pixels" in capsys.readouterr().err
+    assert not Path("reports/probes.parquet").exists()
+
+
 @pytest.mark.parametrize("khat", [-np.inf, np.inf])
 def test_a_tail_without_measure_leaves_the_metrics_finite(khat: float) -> None:
     from stages.evaluate import summary
 
-    names = ("elbo", "reconstruction", "kl", "log_px", "trusted", "converged", "samples", "log_px_se", "ess")
+    names = (
+        "elbo",
+        "reconstruction",
+        "kl",
+        "log_px",
+        "trusted",
+        "converged",
+        "samples",
+        "evaluations",
+        "log_px_se",
+        "ess",
+    )
     columns = {key: [1.0, 1.0] for key in (*names, "encoder_log_px", "encoder_ess", "prior_log_px", "prior_ess")}
     assert np.isfinite(list(summary(pd.DataFrame({**columns, "khat": [khat, khat]})).values())).all()
 

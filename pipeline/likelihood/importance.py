@@ -1,10 +1,10 @@
 """Importance sampling of log p(x): p(x) ≈ 1/K Σ p(x | z_k) p(z_k) / r(z_k | x), z_k ~ r, the proposal.
 
-Pilot samples first place the proposal and choose K for each image. The estimate is made of fresh samples alone, so
+Pilot samples first shape the proposal and choose K for each image. The estimate is made of fresh samples alone, so
 that the choice does no harm: 1/K Σ w is unbiased for p(x) whatever the pilots saw.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,14 +16,32 @@ from pipeline.bounds import Elbo, log_weights, reparameterise
 from pipeline.config import Evaluate
 from pipeline.likelihood import noise
 from pipeline.likelihood.proposals import Proposal, propose
-from pipeline.likelihood.weights import MINIMUM_ESS, Diagnosis, Weights, diagnose
+from pipeline.likelihood.weights import MINIMUM_ESS, Diagnosis, Weights, diagnose, khat_threshold, pareto_khat
 from pipeline.vae import VAE
 
-# Streams of an image's noise: pilots and estimates of every level have one of their own.
-ELBO_STREAM, ESTIMATE, PILOT = 0, 1, 33
+# Streams of an image's noise: every use at every level has one of its own.
+ELBO_STREAM, ESTIMATE, PILOT, ADAPTATION = 0, 1, 33, 65
 
-GROWTH = 2  # of the number of samples, from a pilot to its estimate and from a level to the next
+GROWTH = 4  # of the number of samples from a level to the next
+PILOTS = 2  # an estimate has so many times its pilot's samples
 SAFETY = 2.0  # a pilot's effective sample size is optimistic
+MARGIN = 0.15  # and its k̂ is noisy: about one standard error
+GRADIENTS = (64, 128)  # samples whose gradients shape the proposal, in rounds; the last round again at each level
+
+
+class Estimate(NamedTuple):
+    """Log p(x) of a batch of images with what speaks for it, and how it was come by."""
+
+    diagnosis: Diagnosis
+    converged: Bool[Tensor, " batch"]  # whether the mode that the proposal rests on was found
+    evaluations: Float[Tensor, " batch"]  # of the decoder, a tangent or a gradient counted as one more
+
+
+def concatenate(parts: Sequence[Estimate]) -> Estimate:
+    """The estimates of several batches as those of one."""
+    diagnoses, converged, evaluations = zip(*parts, strict=True)
+    together = Diagnosis(*map(torch.cat, zip(*diagnoses, strict=True)))
+    return Estimate(together, torch.cat(converged), torch.cat(evaluations))
 
 
 class PriorEstimates(NamedTuple):
@@ -39,10 +57,8 @@ def blocks(images: int, vae: VAE, chunk: int) -> list[range]:
     return [range(start, min(start + size, images)) for start in range(0, images, size)]
 
 
-def log_px(
-    vae: VAE, x: Float[Tensor, "images pixels"], settings: Evaluate, proposal: str
-) -> Iterator[tuple[Diagnosis, Bool[Tensor, " block"]]]:
-    """Log p(x) of each image with its diagnosis, and whether the mode that the proposal rests on was found.
+def log_px(vae: VAE, x: Float[Tensor, "images pixels"], settings: Evaluate, proposal: str) -> Iterator[Estimate]:
+    """Log p(x) of each image with its diagnosis.
 
     Args:
         x: dequantised images in [0, 1], on the model's device.
@@ -55,9 +71,9 @@ def log_px(
     """
     for images in blocks(len(x), vae, settings.chunk):
         block_x = x[images.start : images.stop]
-        start, converged = propose(proposal, vae, block_x)
-        placed, levels = _pilots(vae, block_x, start, images, settings)
-        yield _estimates(vae, block_x, placed, levels, images, settings), converged.cpu()
+        placed, levels, converged, evaluations = prepare(vae, block_x, images, settings, proposal)
+        diagnosis = _estimates(vae, block_x, placed, levels, images, settings)
+        yield Estimate(diagnosis, converged.cpu(), evaluations + diagnosis.samples)
 
 
 def ladder(samples: int, budget: int) -> list[int]:
@@ -68,31 +84,70 @@ def ladder(samples: int, budget: int) -> list[int]:
     return sizes
 
 
-@torch.inference_mode()
-def _pilots(
-    vae: VAE, x: Float[Tensor, "batch pixels"], proposal: Proposal, images: range, settings: Evaluate
-) -> tuple[Proposal, Int[Tensor, " batch"]]:
-    """Move each image's proposal to where its pilot weights are, and find the level whose K will be enough."""
+class Prepared(NamedTuple):
+    """A proposal shaped by pilots, the level whose K will be enough, and what that took."""
+
+    proposal: Proposal
+    levels: Int[Tensor, " batch"]
+    converged: Bool[Tensor, " batch"]
+    evaluations: Float[Tensor, " batch"]
+
+
+@torch.no_grad()
+def prepare(vae: VAE, x: Float[Tensor, "batch pixels"], images: range, settings: Evaluate, name: str) -> Prepared:
+    """Fit the proposal to each image of a block, and let pilots choose K."""
+    proposal, converged, fitted = propose(name, vae, x, settings.degrees_of_freedom)
+    evaluations = fitted.cpu().double()
     levels = torch.zeros(len(x), dtype=torch.long)
     sizes = ladder(settings.samples, settings.budget)
     for level, samples in enumerate(sizes):
         rows = (levels == level).nonzero().squeeze(1)
         if len(rows) == 0:
             break
-        pilot = max(2, samples // GROWTH)
-        log_w, z = _draw(vae, x, proposal, rows, images, PILOT + level, pilot, settings)
-        # The root of the weights: half the variance of their logarithm, for a mean that few samples can give.
-        share = (0.5 * log_w).softmax(0).to(z)
-        proposal = proposal.moved(rows.to(x.device), (share[..., None] * z).sum(0).to(x))
-        weights = Weights(len(rows))
-        weights.add(log_w)
-        ess = weights.effective_sample_size
-        short = ess * (samples / pilot) < SAFETY * MINIMUM_ESS
-        # Where one sample has all the weight and the proposal cannot move, more of the same will not help.
-        hopeful = (ess >= 2) | proposal.movable
+        if proposal.adaptable:
+            rounds = GRADIENTS if level == 0 else (GRADIENTS[-1] * 2,)
+            proposal = _adapted(vae, x, proposal, rows, images, level, rounds, settings)
+            evaluations[rows] += 2 * sum(rounds)
+        pilot = max(2, samples // PILOTS)
+        log_w = draw(vae, x, proposal, rows, images, PILOT + level, pilot, settings)
+        evaluations[rows] += pilot
         if level + 1 < len(sizes):
-            levels[rows[short & hopeful]] += 1
-    return proposal, levels
+            levels[rows[_short(log_w, samples) & _hopeful(log_w, proposal)]] += 1
+    return Prepared(proposal, levels, converged, evaluations)
+
+
+def _short(log_w: Float[Tensor, "samples rows"], samples: int) -> Bool[Tensor, " rows"]:
+    """Whether an estimate of `samples` samples is likely not to be trusted, by the weights of its pilot."""
+    weights = Weights(log_w.shape[1])
+    weights.add(log_w)
+    ess = weights.effective_sample_size * (samples / len(log_w))
+    return (ess < SAFETY * MINIMUM_ESS) | (pareto_khat(log_w) > khat_threshold(samples) - MARGIN)
+
+
+def _hopeful(log_w: Float[Tensor, "samples rows"], proposal: Proposal) -> Bool[Tensor, " rows"]:
+    """Where one sample has all the weight and the proposal cannot adapt, more of the same will not help."""
+    weights = Weights(log_w.shape[1])
+    weights.add(log_w)
+    return (weights.effective_sample_size >= 2) | proposal.adaptable
+
+
+def _adapted(
+    vae: VAE,
+    x: Float[Tensor, "batch pixels"],
+    proposal: Proposal,
+    rows: Int[Tensor, " rows"],
+    images: range,
+    level: int,
+    rounds: Sequence[int],
+    settings: Evaluate,
+) -> Proposal:
+    """The proposal reshaped for some images of a batch, by gradients at samples of its own."""
+    for number, samples in enumerate(rounds):
+        stream = ADAPTATION + len(GRADIENTS) * level + number
+        for part in rows.split(max(1, settings.chunk // samples)):
+            drawn = noise.draw(settings.seed, [images[i] for i in part.tolist()], stream, 0, samples // 2, vae.latent)
+            proposal = proposal.adapted(vae, x, part.to(x.device), noise.Noise(*(n.to(x) for n in drawn)))
+    return proposal
 
 
 @torch.inference_mode()
@@ -110,14 +165,15 @@ def _estimates(
     for level, samples in enumerate(ladder(settings.samples, settings.budget)):
         rows = (levels == level).nonzero().squeeze(1)
         if len(rows):
-            log_w, _ = _draw(vae, x, proposal, rows, images, ESTIMATE + level, samples, settings)
+            log_w = draw(vae, x, proposal, rows, images, ESTIMATE + level, samples, settings)
             found.append(diagnose(log_w))
             order.append(rows)
     back = torch.cat(order).argsort()
     return Diagnosis(*(torch.cat(parts)[back] for parts in zip(*found, strict=True)))
 
 
-def _draw(
+@torch.inference_mode()
+def draw(
     vae: VAE,
     x: Float[Tensor, "batch pixels"],
     proposal: Proposal,
@@ -126,9 +182,9 @@ def _draw(
     stream: int,
     samples: int,
     settings: Evaluate,
-) -> tuple[Float[Tensor, "samples rows"], Float[Tensor, "samples rows latent"]]:
-    """Log-weights in nats, float64, and samples z of some images of a batch, a chunk of evaluations at a time."""
-    all_log_w, all_z = [], []
+) -> Float[Tensor, "samples rows"]:
+    """Log-weights in nats, float64 on the CPU, of some images of a batch, a chunk of evaluations at a time."""
+    parts = []
     for part in rows.split(max(1, settings.chunk // noise.BLOCK)):
         there = part.to(x.device)
         part_x, part_proposal, indices = x[there], proposal[there], [images[i] for i in part.tolist()]
@@ -136,11 +192,9 @@ def _draw(
         for block, count in noise.blocks(samples):
             drawn = noise.draw(settings.seed, indices, stream, block, count, vae.latent)
             z = part_proposal.sample(noise.Noise(*(n.to(x) for n in drawn)))
-            pieces.append((log_weights(vae, part_x, part_proposal, z).value.cpu().double(), z.cpu()))
-        log_w, z = (torch.cat(piece) for piece in zip(*pieces, strict=True))
-        all_log_w.append(log_w)
-        all_z.append(z)
-    return torch.cat(all_log_w, 1), torch.cat(all_z, 1)
+            pieces.append(log_weights(vae, part_x, part_proposal, z).value.cpu().double())
+        parts.append(torch.cat(pieces))
+    return torch.cat(parts, 1)
 
 
 @torch.inference_mode()

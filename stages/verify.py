@@ -1,0 +1,128 @@
+"""Verify: log p(x) by second methods, on some test images and on images simulated from the model."""
+
+import math
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from pipeline import checkpoint, config, datasets, runtime, tables
+from pipeline.errors import guarded
+from pipeline.files import sha256, write_json
+from pipeline.likelihood import annealed, convergence, gap, importance
+from pipeline.likelihood.weights import Weights
+from pipeline.observations import dequantise
+from pipeline.tracking import Run
+from pipeline.vae import VAE
+
+
+def main() -> None:
+    arguments = runtime.paths(__doc__, "data", "model", "images", "table", "curves", "metrics")
+    params = config.load()
+    settings = params.verify
+    device = runtime.device(params.runtime.device)
+    dataset = datasets.load(arguments.data)
+    weights, description = checkpoint.load(arguments.model)
+    measured = tables.read_parquet(arguments.images, "log_px", "log_px_se", "elbo").head(settings.images)
+
+    runtime.deterministic(settings.seed)
+    vae = VAE(description.model, dataset.pixels)
+    checkpoint.restore(vae, weights, arguments.model)
+    vae.to(device)
+    # The very densities that the evaluation measured: the same seed, and as many images.
+    noise = torch.Generator().manual_seed(params.evaluate.seed)
+    x = dequantise(dataset.test_images.flatten(1), dataset.levels, noise)[: len(measured)].to(device)
+
+    table = pd.concat([on_test_images(vae, x, measured, params), on_simulated_images(vae, params, device)])
+    curves = pd.concat(curves_of(vae, x[: settings.curve_images], params))
+    metrics = summary(table)
+    tables.write_parquet(arguments.table, table.reset_index(drop=True))
+    tables.write_csv(arguments.curves, curves)
+    write_json(arguments.metrics, {"verify": metrics})
+    with Run("verify", sha256(arguments.model)) as run:
+        run.metrics({f"verify.{key}": value for key, value in metrics.items()})
+    print(f"evaluate - annealed: {metrics['difference']:+.2f} ± {metrics['difference_se']:.2f} nats per image")
+    print(f"bidirectional gap on simulated images: {metrics['bdmc_gap']:.2f} ± {metrics['bdmc_gap_se']:.2f} nats")
+
+
+def on_test_images(vae: VAE, x: torch.Tensor, measured: pd.DataFrame, params: config.Params) -> pd.DataFrame:
+    """The evaluation's estimates beside annealed ones, and the best ELBO that a diagonal Gaussian can reach."""
+    settings = params.verify
+    annealing = [annealed.annealed(path) for path in paths(vae, x, params)]
+    best = gap.best_elbo(
+        vae, x, samples=settings.gap_samples, steps=settings.gap_steps, seed=settings.seed, chunk=params.evaluate.chunk
+    )
+    return measured[["label", "log_px", "log_px_se", "elbo"]].assign(
+        kind="test", **lower_bound(torch.cat(annealing, 1)), best_elbo=best.numpy()
+    )
+
+
+def on_simulated_images(vae: VAE, params: config.Params, device: torch.device) -> pd.DataFrame:
+    """Bounds from both sides, and the default estimate, on x simulated from the model with a known z."""
+    settings = params.verify
+    generator = torch.Generator().manual_seed(settings.seed)
+    z = torch.randn(settings.images, vae.latent, generator=generator).to(device)
+    with torch.no_grad():
+        p = vae.decoder(z)
+        # On the CPU, so that every device simulates the same noise.
+        x = replace(p, mean=p.mean.cpu()).sample(generator).to(device)
+    evaluate = params.evaluate.model_copy(update={"seed": settings.seed})
+    default = importance.concatenate(list(importance.log_px(vae, x, evaluate, evaluate.proposal))).diagnosis
+    both = [annealed.bidirectional(path, z[path.images.start : path.images.stop]) for path in paths(vae, x, params)]
+    forward, reverse = (torch.cat(part, 1) for part in zip(*both, strict=True))
+    upper = lower_bound(-reverse)
+    return pd.DataFrame({
+        "kind": "simulated", "log_px": default.log_px, "log_px_se": default.standard_error, **lower_bound(forward),
+        "upper": -upper["annealed"], "upper_se": upper["annealed_se"],
+    })  # fmt: skip
+
+
+def paths(vae: VAE, x: torch.Tensor, params: config.Params) -> list[annealed.Path]:
+    """Annealing for each block of images, from the evaluation's proposal, fitted anew."""
+    evaluate = params.evaluate.model_copy(update={"seed": params.verify.seed, "budget": params.evaluate.samples})
+    found = []
+    for images in annealed.blocks(len(x), params.verify, evaluate.chunk):
+        block_x = x[images.start : images.stop]
+        proposal = importance.prepare(vae, block_x, images, evaluate, evaluate.proposal).proposal
+        found.append(annealed.Path(vae, block_x, proposal, images, params.verify))
+    return found
+
+
+def lower_bound(log_w: torch.Tensor) -> dict[str, NDArray[np.float64]]:
+    weights = Weights(log_w.shape[1])
+    weights.add(log_w)
+    return {"annealed": weights.log_mean.numpy(), "annealed_se": weights.standard_error.numpy()}
+
+
+def curves_of(vae: VAE, x: torch.Tensor, params: config.Params) -> list[pd.DataFrame]:
+    """The estimate against decoder evaluations, for every proposal and for annealing from the prior."""
+    evaluate = params.evaluate.model_copy(update={"seed": params.verify.seed})
+    samples = params.verify.curve_samples
+    names = ("prior", "encoder", "laplace", "mixture")
+    by_importance = [convergence.importance_curve(vae, x, evaluate, name, samples) for name in names]
+    return [*by_importance, convergence.annealed_curve(vae, x, params.verify, evaluate.chunk)]
+
+
+def summary(table: pd.DataFrame) -> dict[str, float]:
+    """Means over images in nats, each with its standard error over images."""
+    test, simulated = tables.rows(table, "kind", "test"), tables.rows(table, "kind", "simulated")
+    columns = {
+        "difference": tables.numbers(test, "log_px") - tables.numbers(test, "annealed"),
+        "approximation_gap": tables.numbers(test, "log_px") - tables.numbers(test, "best_elbo"),
+        "amortisation_gap": tables.numbers(test, "best_elbo") - tables.numbers(test, "elbo"),
+        "bdmc_gap": tables.numbers(simulated, "upper") - tables.numbers(simulated, "annealed"),
+        "above_lower": tables.numbers(simulated, "log_px") - tables.numbers(simulated, "annealed"),
+        "below_upper": tables.numbers(simulated, "upper") - tables.numbers(simulated, "log_px"),
+    }
+    values: dict[str, float] = {"images": len(test)}
+    for name, nats in columns.items():
+        values[name] = float(nats.mean())
+        values[f"{name}_se"] = float(nats.std(ddof=1)) / math.sqrt(len(nats)) if len(nats) > 1 else 0.0
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

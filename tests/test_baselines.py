@@ -1,0 +1,54 @@
+"""Closed forms against independent witnesses."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch.distributions import MultivariateNormal
+
+from pipeline.likelihood.baselines import BASELINES, Moments, moments
+
+
+@pytest.fixture
+def images(generator: torch.Generator) -> torch.Tensor:
+    """Bytes of eight pixels with three strong directions."""
+    z = torch.randn(5000, 3, generator=generator) @ torch.randn(3, 8, generator=generator) * 25
+    return (z + 4 * torch.randn(5000, 8, generator=generator) + 128).clamp(0, 255).to(torch.uint8)
+
+
+def test_moments_are_those_of_dequantised_images(images: torch.Tensor, generator: torch.Generator) -> None:
+    exact = moments(images, 256)
+    noisy = torch.cat([(images + torch.rand(images.shape, generator=generator)) / 256 for _ in range(40)]).double()
+    torch.testing.assert_close(exact.mean, noisy.mean(0), rtol=0, atol=1e-4)
+    torch.testing.assert_close(exact.covariance, noisy.T.cov(), rtol=0, atol=1e-5)
+
+
+def test_ppca_is_a_gaussian_that_scikit_learn_finds_too(images: torch.Tensor) -> None:
+    """At the noise variance that is likeliest for three dimensions, ours is scikit-learn's maximum."""
+    x = images.double().numpy() / 255
+    witness = PCA(3, svd_solver="full").fit(x)
+    train = Moments(torch.from_numpy(x.mean(0)), torch.from_numpy(np.cov(x.T)))
+    ours = BASELINES["ppca"](train, float(np.sqrt(witness.noise_variance_)), 3)
+    np.testing.assert_allclose(ours.log_prob(torch.from_numpy(x)).numpy(), witness.score_samples(x), rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", list(BASELINES))
+def test_densities_are_those_of_torch(images: torch.Tensor, name: str) -> None:
+    train, sigma = moments(images, 256), 0.05
+    model = BASELINES[name](train, sigma, 2)
+    covariance = model.vectors @ torch.diag(model.variances) @ model.vectors.T
+    x = images[:50].double() / 256
+    expected = MultivariateNormal(train.mean, covariance).log_prob(x)
+    torch.testing.assert_close(model.log_prob(x), expected, rtol=0, atol=1e-8)
+    if name == "ppca":
+        w = model.vectors[:, -2:] * (model.variances[-2:] - sigma**2).sqrt()
+        torch.testing.assert_close(covariance, w @ w.T + sigma**2 * torch.eye(8).double())
+
+
+def test_a_latent_variable_helps_and_more_of_them_more(images: torch.Tensor) -> None:
+    train, x = moments(images, 256), images.double() / 256
+    without, one, three = (
+        float(BASELINES[name](train, 0.05, latent).log_prob(x).mean())
+        for name, latent in (("independent", 3), ("ppca", 1), ("ppca", 3))
+    )
+    assert without < one < three

@@ -1,0 +1,49 @@
+"""Probes are what their names say."""
+
+import pytest
+import torch
+
+from pipeline.datasets import Dataset
+from pipeline.probes import PROBES, Digits
+
+
+@pytest.fixture
+def digits(tiny: Dataset, generator: torch.Generator) -> Digits:
+    return Digits(tiny.test_images, tiny.test_labels, tiny.levels, generator)
+
+
+@pytest.mark.parametrize("kind", list(PROBES))
+def test_every_kind_has_the_size_and_levels_of_the_digits(digits: Digits, kind: str) -> None:
+    made = PROBES[kind](digits)
+    assert made.shape == digits.images.shape
+    assert made.dtype == torch.uint8
+    assert int(made.max()) < digits.levels
+
+
+def test_noise_uses_all_levels(digits: Digits) -> None:
+    assert len(PROBES["uniform noise"](digits).unique()) == digits.levels
+
+
+def test_permuting_keeps_each_images_ink(digits: Digits) -> None:
+    made = PROBES["permuted pixels"](digits)
+    assert torch.equal(made.flatten(1).sort(1).values, digits.images.flatten(1).sort(1).values)
+    assert (made != digits.images).any(-1).any(-1).all()
+
+
+def test_upside_down_twice_is_the_digit(digits: Digits) -> None:
+    twice = PROBES["upside down"](digits._replace(images=PROBES["upside down"](digits)))
+    assert torch.equal(twice, digits.images)
+
+
+def test_chimeras_are_halves_of_two_classes(digits: Digits) -> None:
+    made, half = PROBES["chimeras"](digits), digits.images.shape[-1] // 2
+    assert torch.equal(made[..., :half], digits.images[..., :half])
+    for image, label in zip(made, digits.labels, strict=True):
+        origin = (digits.images[..., half:] == image[..., half:]).flatten(1).all(1)
+        assert (digits.labels[origin] != label).any()
+    alone = digits._replace(labels=torch.zeros_like(digits.labels))
+    assert PROBES["chimeras"](alone).shape == digits.images.shape
+
+
+def test_blank_images_have_no_ink(digits: Digits) -> None:
+    assert PROBES["blank"](digits).sum() == 0
