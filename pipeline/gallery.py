@@ -140,7 +140,8 @@ def densities(scene: Scene) -> Figure:
 def upside_down(scene: Scene) -> Figure:
     turned = rows(scene.probes, "kind", "upside down")
     auroc = {}
-    for label in sorted(turned["label"].unique()):
+    # Of few measured images some classes have none upright.
+    for label in sorted(set(turned["label"]) & set(scene.table["label"])):
         upright, of_class = rows(scene.table, "label", label), rows(turned, "label", label)
         auroc[int(label)] = _auroc(numbers(upright, "log_px"), numbers(of_class, "log_px"))
     return measures.by_class(auroc)

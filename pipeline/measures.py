@@ -135,6 +135,7 @@ def densities(
         picture.set_xticks([])
         picture.set_yticks([])
         picture.grid(visible=False)
+        picture.spines[:].set(visible=True, color=GREY, linewidth=0.5)  # else a blank image is not to be seen
         for numbers, colour in ((digits, GREY), (probes[kind], ORANGE)):
             share = np.full(len(numbers), 100 / len(numbers))
             panel.hist(np.maximum(ceiling - numbers, 1.0), bins=list(edges), weights=share, color=colour, alpha=0.7)
@@ -144,6 +145,7 @@ def densities(
         panel.set_xlim(edges[-1], edges[0])
         panel.set_ylabel("% of images", fontsize=8)
         panel.set_title(f"{kind} (orange), test digits (grey): AUROC {auroc[kind]:.3f}", loc="left", fontsize=10)
+    figure.align_ylabels(axes[:, 1])
     axes[-1, 1].set_xlabel(f"log p(x), nats per image; the ceiling {ceiling:,.0f} lies at infinity to the right")
     return figure
 

@@ -5,6 +5,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from pipeline import checkpoint, config, report, runtime, tables
 from pipeline.errors import guarded
 from pipeline.files import sha256, write_text
@@ -17,6 +19,7 @@ def main() -> None:
     names = (
         "model",
         "table",
+        "probes",
         "train_metrics",
         "test_metrics",
         "verify_metrics",
@@ -31,6 +34,8 @@ def main() -> None:
     _, description = checkpoint.load(arguments.model)
     model_sha256 = sha256(arguments.model)
     pixels = description.height * description.width
+    table = tables.read_parquet(arguments.table, "label", "trusted", "log_px")
+    probes = tables.read_parquet(arguments.probes, "kind", "log_px", "trusted")
     values = {
         "params": params.model_dump(),
         "data": {"name": description.dataset, "levels": description.levels, "pixels": pixels},
@@ -38,7 +43,9 @@ def main() -> None:
         "test": report.read_metrics(arguments.test_metrics)["test"],
         "verify": report.read_metrics(arguments.verify_metrics)["verify"],
         "compare": report.read_metrics(arguments.compare_metrics)["compare"],
-        "untrusted": report.untrusted(tables.read_parquet(arguments.table, "label", "trusted", "log_px")),
+        "untrusted": report.untrusted(table),
+        "median": float(np.median(tables.numbers(table, "log_px"))),
+        "probes": report.probes(probes, table),
         "ceiling": gaussian_ceiling(pixels, description.model.sigma),
         "pictures": report.pictures(arguments.figures),
         "rule": {"minimum_ess": MINIMUM_ESS},

@@ -37,7 +37,7 @@ def test_the_committed_file_is_valid() -> None:
     [
         ("  sigma:", "  sgima:", "model.sgima: unknown key; did you mean model.sigma?"),
         ("  latent: 16", '  latent: "16"', 'model.latent = "16": input should be a valid integer'),
-        ("  latent: 16", "  latent: 16.0", "model.latent = 32.0: input should be a valid integer"),
+        ("  latent: 16", "  latent: 16.0", "model.latent = 16.0: input should be a valid integer"),
         ("  latent: 16", "  latent: true", "model.latent = true: input should be a valid integer"),
         ("  sigma: 0.0707107", "  sigma: -1", "model.sigma = -1: input should be greater than 0"),
         ("  sigma: 0.0707107", "  sigma: .nan", "model.sigma = NaN: input should be a finite number"),
