@@ -1,5 +1,6 @@
 """Log-weights, and the lower bounds on log p(x) made of them: one value an image, in nats, larger is better."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -82,8 +83,15 @@ def log_joint_gradient(
     vae: VAE, x: Float[Tensor, "*#batch pixels"], z: Float[Tensor, "*batch latent"]
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch latent"]]:
     """log p(x, z) and its gradient in z; the parameters of the model get none."""
+    return with_gradient(lambda z: log_joint(vae, x, z), z)
+
+
+def with_gradient(
+    log_density: Callable[[Tensor], Tensor], z: Float[Tensor, "*batch latent"]
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch latent"]]:
+    """A log-density of each z, and its gradient there."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        value = log_joint(vae, x, z)
+        value = log_density(z)
         (gradient,) = torch.autograd.grad(value.sum(), z)
     return value.detach(), gradient

@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from pipeline import figures, latents, measures
@@ -21,6 +20,7 @@ from pipeline.config import Render
 from pipeline.figures import Figure
 from pipeline.likelihood.weights import MINIMUM_ESS, khat_threshold
 from pipeline.observations import gaussian_ceiling
+from pipeline.probes import auroc
 from pipeline.tables import numbers, rows
 from pipeline.vae import VAE
 
@@ -132,24 +132,19 @@ def gaps(scene: Scene) -> Figure:
 def densities(scene: Scene) -> Figure:
     digits = numbers(scene.table, "log_px")
     by_kind = {kind: numbers(rows(scene.probes, "kind", kind), "log_px") for kind in scene.probes["kind"].unique()}
-    auroc = {kind: _auroc(digits, values) for kind, values in by_kind.items()}
+    by_auroc = {kind: auroc(digits, values).value for kind, values in by_kind.items()}
     ceiling = gaussian_ceiling(scene.x.shape[-1], scene.vae.decoder.observation.sigma)
-    return measures.densities(digits, by_kind, auroc, scene.examples, ceiling)
+    return measures.densities(digits, by_kind, by_auroc, scene.examples, ceiling)
 
 
 def upside_down(scene: Scene) -> Figure:
     turned = rows(scene.probes, "kind", "upside down")
-    auroc = {}
+    by_class = {}
     # Of few measured images some classes have none upright.
     for label in sorted(set(turned["label"]) & set(scene.table["label"])):
         upright, of_class = rows(scene.table, "label", label), rows(turned, "label", label)
-        auroc[int(label)] = _auroc(numbers(upright, "log_px"), numbers(of_class, "log_px"))
-    return measures.by_class(auroc)
-
-
-def _auroc(digits: NDArray[np.floating], others: NDArray[np.floating]) -> float:
-    truth = np.r_[np.ones(len(digits)), np.zeros(len(others))]
-    return float(roc_auc_score(truth, np.r_[digits, others]))
+        by_class[int(label)] = auroc(numbers(upright, "log_px"), numbers(of_class, "log_px")).value
+    return measures.by_class(by_class)
 
 
 def overview(scene: Scene) -> Figure:

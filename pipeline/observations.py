@@ -26,6 +26,13 @@ def dequantise(
     return (images + noise) / levels
 
 
+def dequantised(
+    images: UInt8[Tensor, "images height width"], levels: int, seed: int
+) -> Float[Tensor, "images height*width"]:
+    """Images as vectors, dequantised by noise drawn on the CPU: the same densities on every device."""
+    return dequantise(images.flatten(1), levels, torch.Generator().manual_seed(seed))
+
+
 def gaussian_ceiling(pixels: int, sigma: float) -> float:
     """−D/2 · ln 2πσ², the log-density of N(f, σ² I) at f, in nats: no image can be likelier under this σ."""
     return -0.5 * pixels * math.log(2 * math.pi * sigma**2)

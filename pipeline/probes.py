@@ -1,4 +1,4 @@
-"""Images that are not what the model was trained on, to ask its density about.
+"""Images that are not what the model was trained on, to ask its density about, and what it answers.
 
 Each kind is made from test images and their classes. To add one: a function here and its name in `PROBES`.
 """
@@ -6,8 +6,11 @@ Each kind is made from test images and their classes. To add one: a function her
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -62,3 +65,52 @@ PROBES: dict[str, Callable[[Digits], Images]] = {
     "chimeras": chimeras,
     "blank": blank,
 }
+
+
+def examples(
+    images: UInt8[Tensor, "images height width"], labels: UInt8[Tensor, " images"], levels: int
+) -> dict[str, NDArray[np.floating]]:
+    """An image of each kind, pixels in [0, 1], to show."""
+    digits = Digits(images, labels, levels, torch.Generator().manual_seed(0))
+    return {name: make(digits)[0].numpy() / (levels - 1) for name, make in PROBES.items()}
+
+
+class Auroc(NamedTuple):
+    """How often a digit is likelier than another image: 1 always, ½ a coin's toss, 0 never."""
+
+    value: float
+    standard_error: float
+
+
+def auroc(digits: NDArray[np.floating], others: NDArray[np.floating]) -> Auroc:
+    """Area under the ROC curve: the mean, over the others, of the share of digits likelier (a tie counts half).
+
+    Its error is that of this mean. The digits' own part in it is left out, since they are many more.
+    """
+    ordered = np.sort(digits)
+    not_likelier = (np.searchsorted(ordered, others, "left") + np.searchsorted(ordered, others, "right")) / 2
+    likelier = 1 - not_likelier / len(ordered)
+    # One image has no spread to tell an error from.
+    spread = likelier.std(ddof=1) if len(others) > 1 else np.nan
+    return Auroc(float(likelier.mean()), float(spread / np.sqrt(len(others))))
+
+
+class Row(NamedTuple):
+    """What was found of one kind of images; nats."""
+
+    kind: str
+    images: int
+    median: float
+    trusted: float
+    auroc: float
+    auroc_se: float
+
+
+def summary(table: pd.DataFrame, digits: NDArray[np.floating]) -> list[Row]:
+    """Each kind of images, in the order of the table: `kind`, `log_px`, `trusted`, beside the digits' log p(x)."""
+    rows = []
+    for kind, part in table.groupby("kind", sort=False):
+        log_px = part["log_px"].to_numpy(dtype=np.float64)
+        trusted = float(part["trusted"].to_numpy(dtype=bool).mean())
+        rows.append(Row(str(kind), len(part), float(np.median(log_px)), trusted, *auroc(digits, log_px)))
+    return rows

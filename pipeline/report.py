@@ -8,7 +8,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from latex2mathml.converter import convert
@@ -142,32 +141,6 @@ def untrusted(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The test images whose log p(x) is not trusted: their number in the data set, class, and estimate."""
     rows = table.loc[~table["trusted"].astype(bool), ["label", "log_px"]]
     return [{"image": int(str(i)), "label": int(row["label"]), "log_px": row["log_px"]} for i, row in rows.iterrows()]
-
-
-def probes(table: pd.DataFrame, digits: pd.DataFrame) -> list[dict[str, Any]]:
-    """Each kind of images that are no digits: median log p(x), share trusted, and AUROC with its standard error.
-
-    AUROC is the mean over the kind's images of the share of digits likelier than it (a tie counts half): its error is
-    that of a mean. The digits' own part in it is left out, since they are many more.
-    """
-    rows: list[dict[str, Any]] = []
-    ordered = np.sort(digits["log_px"].to_numpy(dtype=np.float64))
-    for kind, part in table.groupby("kind", sort=False):
-        log_px = part["log_px"].to_numpy(dtype=np.float64)
-        not_likelier = (np.searchsorted(ordered, log_px, "left") + np.searchsorted(ordered, log_px, "right")) / 2
-        likelier = 1 - not_likelier / len(ordered)
-        rows.append(
-            {
-                "kind": str(kind),
-                "images": len(part),
-                "median": float(np.median(log_px)),
-                "trusted": float(part["trusted"].to_numpy(dtype=bool).mean()),
-                "auroc": float(likelier.mean()),
-                # One image has no spread to tell an error from.
-                "auroc_se": float(likelier.std(ddof=1) / len(part) ** 0.5) if len(part) > 1 else float("nan"),
-            }
-        )
-    return rows
 
 
 def code_digest(folders: Sequence[Path]) -> str:

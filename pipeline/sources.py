@@ -15,6 +15,8 @@ from torchvision import datasets as torchvision
 from pipeline.datasets import Dataset
 from pipeline.fetch import Pinned, fetch
 
+IDX_SHAPE = 28, 28
+
 
 @dataclass(frozen=True)
 class IdxSource:
@@ -75,6 +77,11 @@ def digits() -> Dataset:
 BUNDLED: dict[str, Callable[[], Dataset]] = {"digits": digits}
 
 
+def shape(name: str) -> tuple[int, int]:
+    """Height and width of the images of the data set `name`, without a download."""
+    return BUNDLED[name]().shape if name in BUNDLED else IDX_SHAPE
+
+
 def get(name: str) -> Dataset:
     """Make the data set `name` from its bundled copy or its verified files.
 
@@ -84,7 +91,7 @@ def get(name: str) -> Dataset:
     if name in BUNDLED:
         return BUNDLED[name]()
     source = IDX_SOURCES[name]
-    shapes = ((60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,))
+    shapes = ((60_000, *IDX_SHAPE), (60_000,), (10_000, *IDX_SHAPE), (10_000,))
     names = (f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
     files = [
         Pinned(file, _idx_bytes(shape), digest, source.digest_of)

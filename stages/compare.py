@@ -5,14 +5,13 @@ import sys
 
 import pandas as pd
 import torch
-from sklearn.metrics import roc_auc_score
 
-from pipeline import checkpoint, config, datasets, runtime, sources, tables
+from pipeline import config, datasets, probes, runtime, sources, tables, trained
 from pipeline.datasets import Dataset
 from pipeline.errors import UserError, guarded
-from pipeline.files import sha256, write_json
+from pipeline.files import write_json
 from pipeline.likelihood import baselines, importance
-from pipeline.observations import dequantise
+from pipeline.observations import dequantised
 from pipeline.probes import PROBES, Digits
 from pipeline.tracking import Run
 from pipeline.vae import VAE
@@ -23,76 +22,66 @@ def main() -> None:
     params = config.load()
     device = runtime.device(params.runtime.device)
     dataset = datasets.load(arguments.data)
-    weights, description = checkpoint.load(arguments.model)
+    model = trained.load(arguments.model, device)
     digits = tables.read_parquet(arguments.images, "log_px")
 
     runtime.deterministic(params.compare.seed)
-    vae = VAE(description.model, dataset.pixels)
-    checkpoint.restore(vae, weights, arguments.model)
-    vae.to(device)
-
-    kinds = probes(dataset, params.compare)
-    table = pd.concat([measure(vae, kind, kinds[kind], dataset, params) for kind in kinds], ignore_index=True)
+    kinds = images_of_each_kind(dataset, params.compare)
+    parts = [measure(model.vae, kind, *kinds[kind], dataset.levels, params) for kind in kinds]
+    table = pd.concat(parts, ignore_index=True)
+    found = probes.summary(table, tables.numbers(digits, "log_px"))
     metrics = {
-        **beside(dataset, params, description.model),
-        **{f"auroc_{kind.replace(' ', '_')}": round(auroc(digits, table, kind), 4) for kind in kinds},
+        **beside(dataset, params, model.description.model),
+        **{f"auroc_{row.kind.replace(' ', '_')}": round(row.auroc, 4) for row in found},
     }
     tables.write_parquet(arguments.table, table)
     write_json(arguments.metrics, {"compare": metrics})
-    with Run("compare", sha256(arguments.model)) as run:
+    with Run("compare", model.sha256) as run:
         run.metrics({f"compare.{key}": value for key, value in metrics.items()})
-    for kind, part in table.groupby("kind", sort=False):
-        print(f"{kind}: median log p(x) {part['log_px'].median():.1f}, AUROC {auroc(digits, table, str(kind)):.3f}")
+    for row in found:
+        print(f"{row.kind}: median log p(x) {row.median:.1f}, AUROC {row.auroc:.3f}")
 
 
-def probes(dataset: Dataset, settings: config.Compare) -> dict[str, torch.Tensor]:
-    """Images of each kind, and test images of another data set where one is named."""
+def images_of_each_kind(dataset: Dataset, settings: config.Compare) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Images of each kind with classes, and test images of another data set where one is named."""
+    if settings.other != "none" and (settings.other == dataset.name or sources.shape(settings.other) != dataset.shape):
+        raise UserError(
+            f"compare.other = {settings.other}: another data set with images of {dataset.shape[0]} x "
+            f"{dataset.shape[1]} pixels is needed beside {dataset.name}; or none"
+        )
     first = slice(settings.images)
     generator = torch.Generator().manual_seed(settings.seed)
     digits = Digits(dataset.test_images[first], dataset.test_labels[first], dataset.levels, generator)
-    kinds = {name: make(digits) for name, make in PROBES.items()}
+    kinds = {name: (make(digits), digits.labels) for name, make in PROBES.items()}
     if settings.other != "none":
         other = sources.get(settings.other)
-        if other.shape != dataset.shape or other.name == dataset.name:
-            raise UserError(
-                f"compare.other = {settings.other}: another data set with images of {dataset.shape[0]} x "
-                f"{dataset.shape[1]} pixels is needed beside {dataset.name}; or none"
-            )
-        kinds[settings.other] = other.test_images[first]
+        kinds[settings.other] = other.test_images[first], other.test_labels[first]
     return kinds
 
 
-def measure(vae: VAE, kind: str, images: torch.Tensor, dataset: Dataset, params: config.Params) -> pd.DataFrame:
+def measure(
+    vae: VAE, kind: str, images: torch.Tensor, labels: torch.Tensor, levels: int, params: config.Params
+) -> pd.DataFrame:
     """Log p(x) of one kind of images, by the evaluation's proposal with fewer samples."""
     settings = params.compare
-    generator = torch.Generator().manual_seed(settings.seed)
-    x = dequantise(images.flatten(1), dataset.levels, generator).to(next(vae.parameters()).device)
+    x = dequantised(images, levels, settings.seed).to(next(vae.parameters()).device)
     fewer = {"samples": settings.samples, "budget": settings.samples, "seed": settings.seed}
     evaluate = params.evaluate.model_copy(update=fewer)
-    found = importance.concatenate(list(importance.log_px(vae, x, evaluate, evaluate.proposal))).diagnosis
-    labels = dataset.test_labels[: len(images)].numpy()
-    return pd.DataFrame({"kind": kind, "label": labels, "log_px": found.log_px, "trusted": found.trusted})
+    found = importance.log_px(vae, x, evaluate, evaluate.proposal).diagnosis
+    return pd.DataFrame({"kind": kind, "label": labels.numpy(), "log_px": found.log_px, "trusted": found.trusted})
 
 
 def beside(dataset: Dataset, params: config.Params, model: config.Model) -> dict[str, float]:
     """Mean log-density of the test images under each baseline, nats, with its standard error over images."""
     train = baselines.moments(dataset.train_images.flatten(1), dataset.levels)
     # The very densities that the evaluation measured.
-    generator = torch.Generator().manual_seed(params.evaluate.seed)
-    x = dequantise(dataset.test_images.flatten(1), dataset.levels, generator)[: params.evaluate.images]
+    x = dequantised(dataset.test_images, dataset.levels, params.evaluate.seed)[: params.evaluate.images]
     values: dict[str, float] = {}
     for name, fit in baselines.BASELINES.items():
         log_px = fit(train, model.sigma, model.latent).log_prob(x)
         values[name] = round(float(log_px.mean()), 4)
         values[f"{name}_se"] = round(float(log_px.std()) / math.sqrt(len(log_px)), 4)
     return values
-
-
-def auroc(digits: pd.DataFrame, table: pd.DataFrame, kind: str) -> float:
-    """How often a test digit is likelier than an image of this kind: 1 always, ½ a coin's toss, 0 never."""
-    probe = tables.numbers(tables.rows(table, "kind", kind), "log_px")
-    truth = [1] * len(digits) + [0] * len(probe)
-    return float(roc_auc_score(truth, [*tables.numbers(digits, "log_px"), *probe]))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import checkpoint, config, datasets, runtime, tables
+from pipeline import config, datasets, runtime, tables, trained
 from pipeline.errors import guarded
-from pipeline.files import sha256, write_json
+from pipeline.files import write_json
 from pipeline.likelihood import importance
-from pipeline.observations import dequantise
+from pipeline.observations import dequantised
 from pipeline.tracking import Run
 from pipeline.vae import VAE
 
@@ -22,21 +22,17 @@ def main() -> None:
     settings = params.evaluate
     device = runtime.device(params.runtime.device)
     dataset = datasets.load(arguments.data)
-    weights, description = checkpoint.load(arguments.model)
+
+    model = trained.load(arguments.model, device)
 
     runtime.deterministic(settings.seed)
-    vae = VAE(description.model, dataset.pixels)
-    checkpoint.restore(vae, weights, arguments.model)
-    vae.to(device)
-    # Drawn on the CPU, so that every device measures the same densities.
-    noise = torch.Generator().manual_seed(settings.seed)
-    x = dequantise(dataset.test_images.flatten(1), dataset.levels, noise)[: settings.images].to(device)
+    x = dequantised(dataset.test_images, dataset.levels, settings.seed)[: settings.images].to(device)
 
-    table = pd.DataFrame({"label": dataset.test_labels[: settings.images], **measure(vae, x, settings)})
+    table = pd.DataFrame({"label": dataset.test_labels[: settings.images], **measure(model.vae, x, settings)})
     metrics = summary(table)
     tables.write_parquet(arguments.table, table)
     write_json(arguments.metrics, {"test": metrics})
-    with Run("evaluate", sha256(arguments.model)) as run:
+    with Run("evaluate", model.sha256) as run:
         run.metrics({f"test.{key}": value for key, value in metrics.items()})
     print(f"ELBO: {metrics['elbo']:.2f} ± {metrics['elbo_se']:.2f} nats per image")
     print(f"log p(x): {metrics['log_px']:.2f} ± {metrics['log_px_se']:.2f}, {metrics['trusted']:.1%} of images trusted")
@@ -75,7 +71,7 @@ def measure(vae: VAE, x: torch.Tensor, settings: config.Evaluate) -> dict[str, t
 def log_px(vae: VAE, x: torch.Tensor, settings: config.Evaluate, proposal: str) -> importance.Estimate:
     """All blocks of images, with progress."""
     total = len(importance.blocks(len(x), vae, settings.chunk))
-    blocks = runtime.progress(importance.log_px(vae, x, settings, proposal), total, f"log p(x), {proposal}")
+    blocks = runtime.progress(importance.log_px_by_blocks(vae, x, settings, proposal), total, f"log p(x), {proposal}")
     return importance.concatenate(list(blocks))
 
 

@@ -4,11 +4,9 @@ import sys
 
 import torch
 
-from pipeline import checkpoint, config, datasets, figures, runtime, tables
+from pipeline import config, datasets, figures, probes, runtime, tables, trained
 from pipeline.errors import guarded
 from pipeline.gallery import PICTURES, Scene, convergence, overview
-from pipeline.probes import PROBES, Digits
-from pipeline.vae import VAE
 
 
 @torch.inference_mode()
@@ -18,25 +16,20 @@ def main() -> None:
     params = config.load()
     device = runtime.device(params.runtime.device)
     dataset = datasets.load(arguments.data)
-    weights, description = checkpoint.load(arguments.model)
+    vae, _, _ = trained.load(arguments.model, device)
     history = tables.read_csv(arguments.history, "epoch", "train_elbo", "validation_elbo", "best")
     table = tables.read_parquet(arguments.table, "label", "log_px", "khat", "ess", "samples", "trusted")
     verified = tables.read_parquet(arguments.verified, "kind", "label", "log_px", "best_elbo", "elbo")
     curves = tables.read_csv(arguments.curves, "method", "evaluations", "log_px", "low", "high")
-    probes = tables.read_parquet(arguments.probes, "kind", "label", "log_px")
+    measured = tables.read_parquet(arguments.probes, "kind", "label", "log_px")
 
     runtime.deterministic(params.render.seed)
-    vae = VAE(description.model, dataset.pixels)
-    checkpoint.restore(vae, weights, arguments.model)
     # Mid-cell values (v + 1/2) / levels: the mean of the dequantised image, without its noise.
     x = (dataset.test_images.flatten(1) + 0.5) / dataset.levels
-    digits = Digits(
-        dataset.test_images[:10], dataset.test_labels[:10], dataset.levels, torch.Generator().manual_seed(0)
-    )
-    examples = {name: make(digits)[0].numpy() / (dataset.levels - 1) for name, make in PROBES.items()}
+    examples = probes.examples(dataset.test_images[:10], dataset.test_labels[:10], dataset.levels)
     scene = Scene(
-        vae.to(device), x.to(device), dataset.test_labels.numpy(), dataset.shape,
-        history, table, verified, curves, probes, examples, params.render,
+        vae, x.to(device), dataset.test_labels.numpy(), dataset.shape,
+        history, table, verified, curves, measured, examples, params.render,
     )  # fmt: skip
 
     for name, picture in PICTURES.items():

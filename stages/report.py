@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import checkpoint, config, report, runtime, tables
+from pipeline import checkpoint, config, probes, report, runtime, tables
 from pipeline.errors import guarded
 from pipeline.files import sha256, write_text
 from pipeline.likelihood.weights import MINIMUM_ESS
@@ -16,26 +16,15 @@ from pipeline.tracking import Run
 
 
 def main() -> None:
-    names = (
-        "model",
-        "table",
-        "probes",
-        "train_metrics",
-        "test_metrics",
-        "verify_metrics",
-        "compare_metrics",
-        "figures",
-        "overview",
-        "html",
-        "markdown",
-    )
-    arguments = runtime.paths(__doc__, *names)
+    metrics = [f"{name}_metrics" for name in ("train", "test", "verify", "compare")]
+    arguments = runtime.paths(__doc__, "model", "table", "probes", *metrics, "figures", "overview", "html", "markdown")
     params = config.load()
     _, description = checkpoint.load(arguments.model)
     model_sha256 = sha256(arguments.model)
     pixels = description.height * description.width
     table = tables.read_parquet(arguments.table, "label", "trusted", "log_px")
-    probes = tables.read_parquet(arguments.probes, "kind", "log_px", "trusted")
+    measured = tables.read_parquet(arguments.probes, "kind", "log_px", "trusted")
+    log_px = tables.numbers(table, "log_px")
     values = {
         "params": params.model_dump(),
         "data": {"name": description.dataset, "levels": description.levels, "pixels": pixels},
@@ -44,8 +33,8 @@ def main() -> None:
         "verify": report.read_metrics(arguments.verify_metrics)["verify"],
         "compare": report.read_metrics(arguments.compare_metrics)["compare"],
         "untrusted": report.untrusted(table),
-        "median": float(np.median(tables.numbers(table, "log_px"))),
-        "probes": report.probes(probes, table),
+        "median": float(np.median(log_px)),
+        "probes": probes.summary(measured, log_px),
         "ceiling": gaussian_ceiling(pixels, description.model.sigma),
         "pictures": report.pictures(arguments.figures),
         "rule": {"minimum_ess": MINIMUM_ESS},

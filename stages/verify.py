@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from pipeline import checkpoint, config, datasets, runtime, tables
+from pipeline import config, datasets, runtime, tables, trained
 from pipeline.errors import guarded
-from pipeline.files import sha256, write_json
+from pipeline.files import write_json
 from pipeline.likelihood import annealed, convergence, gap, importance
 from pipeline.likelihood.weights import Weights
-from pipeline.observations import dequantise
+from pipeline.observations import dequantised
 from pipeline.tracking import Run
 from pipeline.vae import VAE
 
@@ -25,16 +25,12 @@ def main() -> None:
     settings = params.verify
     device = runtime.device(params.runtime.device)
     dataset = datasets.load(arguments.data)
-    weights, description = checkpoint.load(arguments.model)
+    vae, _, model_sha256 = trained.load(arguments.model, device)
     measured = tables.read_parquet(arguments.images, "log_px", "log_px_se", "elbo").head(settings.images)
 
     runtime.deterministic(settings.seed)
-    vae = VAE(description.model, dataset.pixels)
-    checkpoint.restore(vae, weights, arguments.model)
-    vae.to(device)
-    # The very densities that the evaluation measured: the same seed, and as many images.
-    noise = torch.Generator().manual_seed(params.evaluate.seed)
-    x = dequantise(dataset.test_images.flatten(1), dataset.levels, noise)[: len(measured)].to(device)
+    # The very densities that the evaluation measured.
+    x = dequantised(dataset.test_images, dataset.levels, params.evaluate.seed)[: len(measured)].to(device)
 
     table = pd.concat([on_test_images(vae, x, measured, params), on_simulated_images(vae, params, device)])
     curves = pd.concat(curves_of(vae, x[: settings.curve_images], params))
@@ -42,7 +38,7 @@ def main() -> None:
     tables.write_parquet(arguments.table, table.reset_index(drop=True))
     tables.write_csv(arguments.curves, curves)
     write_json(arguments.metrics, {"verify": metrics})
-    with Run("verify", sha256(arguments.model)) as run:
+    with Run("verify", model_sha256) as run:
         run.metrics({f"verify.{key}": value for key, value in metrics.items()})
     print(f"evaluate - annealed: {metrics['difference']:+.2f} ± {metrics['difference_se']:.2f} nats per image")
     print(f"bidirectional gap on simulated images: {metrics['bdmc_gap']:.2f} ± {metrics['bdmc_gap_se']:.2f} nats")
@@ -70,7 +66,7 @@ def on_simulated_images(vae: VAE, params: config.Params, device: torch.device) -
         # On the CPU, so that every device simulates the same noise.
         x = replace(p, mean=p.mean.cpu()).sample(generator).to(device)
     evaluate = params.evaluate.model_copy(update={"seed": settings.seed})
-    default = importance.concatenate(list(importance.log_px(vae, x, evaluate, evaluate.proposal))).diagnosis
+    default = importance.log_px(vae, x, evaluate, evaluate.proposal).diagnosis
     both = [annealed.bidirectional(path, z[path.images.start : path.images.stop]) for path in paths(vae, x, params)]
     forward, reverse = (torch.cat(part, 1) for part in zip(*both, strict=True))
     upper = lower_bound(-reverse)
@@ -85,15 +81,14 @@ def paths(vae: VAE, x: torch.Tensor, params: config.Params) -> list[annealed.Pat
     evaluate = params.evaluate.model_copy(update={"seed": params.verify.seed, "budget": params.evaluate.samples})
     found = []
     for images in annealed.blocks(len(x), params.verify, evaluate.chunk):
-        block_x = x[images.start : images.stop]
-        proposal = importance.prepare(vae, block_x, images, evaluate, evaluate.proposal).proposal
-        found.append(annealed.Path(vae, block_x, proposal, images, params.verify))
+        block = importance.Block(vae, x[images.start : images.stop], images, evaluate)
+        proposal = importance.prepare(block, evaluate.proposal).proposal
+        found.append(annealed.Path(vae, block.x, proposal, images, params.verify))
     return found
 
 
 def lower_bound(log_w: torch.Tensor) -> dict[str, NDArray[np.float64]]:
-    weights = Weights(log_w.shape[1])
-    weights.add(log_w)
+    weights = Weights.of(log_w)
     return {"annealed": weights.log_mean.numpy(), "annealed_se": weights.standard_error.numpy()}
 
 

@@ -9,7 +9,7 @@ from conftest import Linear
 
 from pipeline.config import Evaluate
 from pipeline.likelihood import noise
-from pipeline.likelihood.importance import blocks, concatenate, elbos, ladder, log_px, prior_monte_carlo
+from pipeline.likelihood.importance import blocks, elbos, ladder, log_px, prior_monte_carlo
 from pipeline.likelihood.weights import Diagnosis
 from pipeline.vae import VAE
 
@@ -21,7 +21,7 @@ SETTINGS = {
 
 def estimate(vae: VAE, x: torch.Tensor, proposal: str = "mixture", **changes: object) -> Diagnosis:
     settings = Evaluate.model_validate(SETTINGS | changes)
-    return concatenate(list(log_px(vae, x, settings, proposal))).diagnosis
+    return log_px(vae, x, settings, proposal).diagnosis
 
 
 def test_with_the_exact_posterior_the_estimate_is_exact(linear: Linear, generator: torch.Generator) -> None:

@@ -1,10 +1,13 @@
 """Probes are what their names say."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from pipeline.datasets import Dataset
-from pipeline.probes import PROBES, Digits
+from pipeline.probes import PROBES, Digits, summary
 
 
 @pytest.fixture
@@ -47,3 +50,18 @@ def test_chimeras_are_halves_of_two_classes(digits: Digits) -> None:
 
 def test_blank_images_have_no_ink(digits: Digits) -> None:
     assert PROBES["blank"](digits).sum() == 0
+
+
+def test_probes_have_the_auroc_of_scikit_learn_and_the_error_of_a_mean() -> None:
+    rng = np.random.default_rng(0)
+    digits, others = rng.normal(1, 1, 500).round(1), rng.normal(0, 1, 80).round(1)  # rounded, for ties
+    table = pd.DataFrame({"kind": "noise", "log_px": others, "trusted": np.arange(80) < 20})
+    (row,) = summary(table, digits)
+    truth = np.r_[np.ones(len(digits)), np.zeros(len(others))]
+    assert row.auroc == pytest.approx(roc_auc_score(truth, np.r_[digits, others]), abs=1e-12)
+    shares = [((digits > x).mean() + (digits >= x).mean()) / 2 for x in others]
+    assert row.auroc_se == pytest.approx(np.std(shares, ddof=1) / len(others) ** 0.5)
+    assert (row.kind, row.images, row.trusted) == ("noise", 80, 0.25)
+    assert row.median == np.median(others)
+    (alone,) = summary(table.head(1), digits)
+    assert np.isnan(alone.auroc_se)

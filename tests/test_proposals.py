@@ -12,8 +12,9 @@ from pipeline.bounds import log_joint, log_weights
 from pipeline.config import Model
 from pipeline.likelihood import laplace, noise
 from pipeline.likelihood.adaptation import adapt
+from pipeline.likelihood.components import Diagonal, Gaussian, StudentT
 from pipeline.likelihood.noise import Noise
-from pipeline.likelihood.proposals import SHARES, Diagonal, Gaussian, Proposal, StudentT, propose
+from pipeline.likelihood.proposals import SHARES, Proposal, propose
 from pipeline.vae import VAE
 
 
@@ -144,13 +145,13 @@ def test_adaptation_leaves_the_exact_posterior_as_it_is_and_finds_it_from_elsewh
     vae, x = skewed.vae(), skewed.sample(4, generator)
     mean, cholesky = skewed.posterior_mean(x), torch.linalg.cholesky(skewed.precision).expand(4, 3, 3)
     normal = some_noise(32, 4, 3).normal
-    same = adapt(vae, x, mean, cholesky, normal)
-    torch.testing.assert_close(same, (mean, cholesky), rtol=0, atol=1e-9)
-    found = (mean + 0.3, 1.5 * cholesky)
+    same = adapt(vae, x, Gaussian(mean, cholesky), normal)
+    torch.testing.assert_close((same.mean, same.cholesky), (mean, cholesky), rtol=0, atol=1e-9)
+    found = Gaussian(mean + 0.3, 1.5 * cholesky)
     for _ in range(25):
-        found = adapt(vae, x, *found, normal)
-    torch.testing.assert_close(found[0], mean, rtol=0, atol=1e-6)
-    torch.testing.assert_close(found[1], cholesky, rtol=1e-5, atol=1e-6)
+        found = adapt(vae, x, found, normal)
+    torch.testing.assert_close(found.mean, mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.cholesky, cholesky, rtol=1e-5, atol=1e-6)
 
 
 def test_only_the_fitted_component_adapts_and_only_for_the_rows_named(

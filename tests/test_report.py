@@ -4,16 +4,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from sklearn.metrics import roc_auc_score
 
 from pipeline import report
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.gallery import PICTURES
+from pipeline.probes import Row
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 
@@ -51,8 +50,8 @@ def values(params: Params, **changes: Any) -> dict[str, Any]:
         | {"auroc_blank": 0.125, "auroc_upside_down": 0.75},
         "median": 812.5,
         "probes": [
-            {"kind": "blank", "images": 20, "median": 1300.0, "trusted": 0.05, "auroc": 0.125, "auroc_se": 0.01},
-            {"kind": "upside down", "images": 20, "median": 306.25, "trusted": 0.8, "auroc": 0.75, "auroc_se": 0.02},
+            Row("blank", 20, median=1300.0, trusted=0.05, auroc=0.125, auroc_se=0.01),
+            Row("upside down", 20, median=306.25, trusted=0.8, auroc=0.75, auroc_se=0.02),
         ],
         "untrusted": [{"image": 7, "label": 3, "log_px": 1.0}],
         "ceiling": 100.0,
@@ -142,18 +141,3 @@ def test_what_the_model_finds_likelier_than_digits_is_said(params: Params) -> No
     assert html.count("finds these likelier than digits") == 1
     assert "1300.0" in html
     assert "5.0 %" in html
-
-
-def test_probes_have_the_auroc_of_scikit_learn_and_the_error_of_a_mean() -> None:
-    rng = np.random.default_rng(0)
-    digits, others = rng.normal(1, 1, 500).round(1), rng.normal(0, 1, 80).round(1)  # rounded, for ties
-    table = pd.DataFrame({"kind": "noise", "log_px": others, "trusted": np.arange(80) < 20})
-    (row,) = report.probes(table, pd.DataFrame({"log_px": digits}))
-    truth = np.r_[np.ones(len(digits)), np.zeros(len(others))]
-    assert row["auroc"] == pytest.approx(roc_auc_score(truth, np.r_[digits, others]), abs=1e-12)
-    shares = [((digits > x).mean() + (digits >= x).mean()) / 2 for x in others]
-    assert row["auroc_se"] == pytest.approx(np.std(shares, ddof=1) / len(others) ** 0.5)
-    assert (row["kind"], row["images"], row["trusted"]) == ("noise", 80, 0.25)
-    assert row["median"] == np.median(others)
-    (alone,) = report.probes(table.head(1), pd.DataFrame({"log_px": digits}))
-    assert np.isnan(alone["auroc_se"])

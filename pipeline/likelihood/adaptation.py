@@ -6,12 +6,14 @@ from a linear regression of gradients on samples, which is exact for a Gaussian 
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.bounds import log_joint_gradient
+from pipeline.likelihood.components import Gaussian
 from pipeline.vae import VAE
 
 # The regression is pulled towards no change by as much as so many samples of unit weight would.
@@ -23,11 +25,10 @@ NARROWEST, WIDEST = 3.0, 0.3
 def adapt(
     vae: VAE,
     x: Float[Tensor, "batch pixels"],
-    mean: Float[Tensor, "batch latent"],
-    cholesky: Float[Tensor, "batch latent latent"],
+    start: Gaussian,
     normal: Float[Tensor, "half batch latent"],
-) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent latent"]]:
-    """One round of adaptation: a new mean, and the Cholesky factor L of a new precision LLᵀ.
+) -> Gaussian:
+    """One round of adaptation: a new mean and a new precision.
 
     In coordinates ε with z = m + L⁻ᵀε the gradient of a log-density N(m, (LLᵀ)⁻¹) is −ε. What the true gradient has
     beyond that, r = ∇_ε log p + ε, is regressed on ε: r ≈ a − Δε. The new precision is L(I + Δ)Lᵀ and the new
@@ -36,11 +37,10 @@ def adapt(
     Args:
         normal: ε ~ N(0, I), used with both signs.
     """
-    latent = mean.shape[-1]
+    latent = start.mean.shape[-1]
     epsilon = torch.cat([normal, -normal])
-    steps = torch.linalg.solve_triangular(cholesky.mT, epsilon.permute(1, 2, 0), upper=True).permute(2, 0, 1)
-    gradient = log_joint_gradient(vae, x, mean + steps)[1]
-    whitened = torch.linalg.solve_triangular(cholesky, gradient.permute(1, 2, 0), upper=False).permute(2, 0, 1)
+    gradient = log_joint_gradient(vae, x, start.mean + start.unwhiten(epsilon))[1]
+    whitened = start.whiten_gradient(gradient)
     excess, epsilon = (whitened + epsilon).double(), epsilon.double()
 
     eye = torch.eye(latent, dtype=torch.float64, device=x.device)
@@ -51,6 +51,7 @@ def adapt(
     move = torch.linalg.solve(precision, excess.mean(0)[..., None])[..., 0]
     # Not farther than where the samples were: beyond, the regression says nothing.
     move = move * (math.sqrt(latent) / move.norm(dim=-1, keepdim=True).clamp(min=math.sqrt(latent)))
-    factor = cholesky.double()
-    new_mean = mean + torch.linalg.solve_triangular(factor.mT, move[..., None], upper=True)[..., 0].to(mean)
-    return new_mean, torch.linalg.cholesky(factor @ precision @ factor.mT).to(cholesky)
+    factor = start.cholesky.double()
+    step = torch.linalg.solve_triangular(factor.mT, move[..., None], upper=True)[..., 0]
+    cholesky = torch.linalg.cholesky(factor @ precision @ factor.mT)
+    return replace(start, mean=start.mean + step.to(start.mean), cholesky=cholesky.to(start.cholesky))

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pipeline.bounds import log_joint
+from pipeline.bounds import log_joint_gradient, with_gradient
 from pipeline.config import Verify
 from pipeline.likelihood import noise
-from pipeline.likelihood.proposals import Gaussian, Proposal
+from pipeline.likelihood.proposals import Proposal
 from pipeline.vae import VAE
 
 # Streams of an image's noise, one for each use of a temperature's block.
@@ -91,8 +91,7 @@ def tune(path: Path) -> Float[Tensor, "temperatures batch"]:
 
 def blocks(images: int, settings: Verify, chunk: int) -> list[range]:
     """Ranges of images whose chains together are at most `chunk` decoder evaluations at once."""
-    size = max(1, chunk // settings.chains)
-    return [range(start, min(start + size, images)) for start in range(0, images, size)]
+    return noise.ranges(images, chunk // settings.chains)
 
 
 def evaluations(settings: Verify) -> int:
@@ -129,14 +128,14 @@ def _transition(
 
     The momentum is that of coordinates in which the proposal is spherical (Neal 2011, section 5.4.1).
     """
-    drawn = _noise(path, stream, temperature)
+    drawn, shape = _noise(path, stream, temperature), path.proposal.components[0]
     momentum, current = drawn.normal, state
     energy = state.value(beta) - 0.5 * momentum.square().sum(-1)
-    momentum = momentum + 0.5 * step[:, None] * _whiten(path, state.gradient(beta))
+    momentum = momentum + 0.5 * step[:, None] * shape.whiten_gradient(state.gradient(beta))
     for i in range(path.settings.leapfrog):
-        state = _state(path, state.z + _unwhiten(path, step[:, None] * momentum))
+        state = _state(path, state.z + shape.unwhiten(step[:, None] * momentum))
         last = i == path.settings.leapfrog - 1
-        momentum = momentum + (0.5 if last else 1.0) * step[:, None] * _whiten(path, state.gradient(beta))
+        momentum = momentum + (0.5 if last else 1.0) * step[:, None] * shape.whiten_gradient(state.gradient(beta))
     change = state.value(beta) - 0.5 * momentum.square().sum(-1) - energy
     accepted = drawn.uniform.log() < change  # a step to where there is no density is no number, and is refused
     acceptance = change.nan_to_num(-torch.inf).exp().clamp(max=1).mean(0)
@@ -154,30 +153,11 @@ def _start(path: Path, stream: int) -> State:
 
 
 def _state(path: Path, z: Float[Tensor, "chains batch latent"]) -> State:
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        target, start = log_joint(path.vae, path.x, z), path.proposal.log_prob(z)
-        (of_target,) = torch.autograd.grad(target.sum(), z)
-        (of_start,) = torch.autograd.grad(start.sum(), z)
-    return State(z.detach(), target.detach(), start.detach(), of_target, of_start)
+    target, target_gradient = log_joint_gradient(path.vae, path.x, z)
+    start, start_gradient = with_gradient(path.proposal.log_prob, z)
+    return State(z.detach(), target, start, target_gradient, start_gradient)
 
 
 def _noise(path: Path, stream: int, block: int) -> noise.Noise:
     drawn = noise.draw(path.settings.seed, path.images, stream, block, path.settings.chains, path.vae.latent)
     return noise.Noise(*(part.to(path.x) for part in drawn))
-
-
-def _unwhiten(path: Path, epsilon: Float[Tensor, "chains batch latent"]) -> Float[Tensor, "chains batch latent"]:
-    first = path.proposal.components[0]
-    if not isinstance(first, Gaussian):
-        return first.scale * epsilon
-    columns = torch.linalg.solve_triangular(first.cholesky.mT, epsilon.permute(1, 2, 0), upper=True)
-    return columns.permute(2, 0, 1)
-
-
-def _whiten(path: Path, gradient: Float[Tensor, "chains batch latent"]) -> Float[Tensor, "chains batch latent"]:
-    first = path.proposal.components[0]
-    if not isinstance(first, Gaussian):
-        return first.scale * gradient
-    columns = torch.linalg.solve_triangular(first.cholesky, gradient.permute(1, 2, 0), upper=False)
-    return columns.permute(2, 0, 1)

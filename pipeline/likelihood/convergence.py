@@ -27,17 +27,15 @@ def importance_curve(
     """
     columns, spent = [], []
     for images in importance.blocks(len(x), vae, settings.chunk):
-        block_x = x[images.start : images.stop]
+        # One level alone: all images of the curve have the same number of samples.
+        single = settings.model_copy(update={"budget": settings.samples})
+        block = importance.Block(vae, x[images.start : images.stop], images, single)
         if name in ("prior", "encoder"):
-            proposal, before = propose(name, vae, block_x).proposal, torch.zeros(len(block_x))
+            proposal, before = propose(name, vae, block.x).proposal, torch.zeros(len(block.x))
         else:
-            # One level alone: all images of the curve have the same number of samples.
-            single = settings.model_copy(update={"budget": settings.samples})
-            proposal, _, _, before = importance.prepare(vae, block_x, images, single, name)
-        everyone = torch.arange(len(block_x))
-        columns.append(
-            importance.draw(vae, block_x, proposal, everyone, images, importance.ESTIMATE, samples, settings)
-        )
+            proposal, _, _, before = importance.prepare(block, name)
+        everyone = torch.arange(len(block.x))
+        columns.append(importance.draw(block, proposal, everyone, importance.ESTIMATE, samples))
         spent.append(before)
     log_w, before = torch.cat(columns, 1), float(torch.cat(spent).double().mean())
     sizes = [SMALLEST * 2**i for i in range(int(math.log2(samples / SMALLEST)) + 1)]
@@ -60,8 +58,7 @@ def annealed_curve(vae: VAE, x: Float[Tensor, "images pixels"], settings: Verify
 
 
 def _point(method: str, evaluations: float, log_w: Float[Tensor, "samples images"]) -> dict[str, str | float]:
-    weights = Weights(log_w.shape[1])
-    weights.add(log_w)
+    weights = Weights.of(log_w)
     mean = float(weights.log_mean.mean())
     half = 1.96 * float(weights.standard_error.square().sum().sqrt()) / log_w.shape[1]
     return {"method": method, "evaluations": evaluations, "log_px": mean, "low": mean - half, "high": mean + half}

@@ -33,12 +33,8 @@ def best_elbo(
     Args:
         samples: z an image at each of `steps` steps, in pairs ±ε.
     """
-    size = max(1, chunk // RESULT_SAMPLES)
-    parts = [
-        _of_block(vae, x[start : start + size], range(start, min(start + size, len(x))), samples, steps, seed)
-        for start in range(0, len(x), size)
-    ]
-    return torch.cat(parts)
+    blocks = noise.ranges(len(x), chunk // RESULT_SAMPLES)
+    return torch.cat([_of_block(vae, x[block.start : block.stop], block, samples, steps, seed) for block in blocks])
 
 
 def _of_block(

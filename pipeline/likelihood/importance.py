@@ -51,13 +51,27 @@ class PriorEstimates(NamedTuple):
     ess: Float[Tensor, " images"]
 
 
+class Block(NamedTuple):
+    """Images that are measured together."""
+
+    vae: VAE
+    x: Float[Tensor, "batch pixels"]  # dequantised, on the model's device
+    images: range  # their numbers in the data set, which their noise belongs to
+    settings: Evaluate
+
+    def noise(self, rows: Int[Tensor, " rows"], stream: int, block: int, samples: int) -> noise.Noise:
+        """That of some of the images, on the model's device."""
+        images = [self.images[i] for i in rows.tolist()]
+        drawn = noise.draw(self.settings.seed, images, stream, block, samples, self.vae.latent)
+        return noise.Noise(*(part.to(self.x) for part in drawn))
+
+
 def blocks(images: int, vae: VAE, chunk: int) -> list[range]:
     """Ranges of images for which one tangent a latent coordinate is at most `chunk` decoder evaluations."""
-    size = max(1, chunk // vae.latent)
-    return [range(start, min(start + size, images)) for start in range(0, images, size)]
+    return noise.ranges(images, chunk // vae.latent)
 
 
-def log_px(vae: VAE, x: Float[Tensor, "images pixels"], settings: Evaluate, proposal: str) -> Iterator[Estimate]:
+def log_px(vae: VAE, x: Float[Tensor, "images pixels"], settings: Evaluate, proposal: str) -> Estimate:
     """Log p(x) of each image with its diagnosis.
 
     Args:
@@ -65,14 +79,18 @@ def log_px(vae: VAE, x: Float[Tensor, "images pixels"], settings: Evaluate, prop
         settings: `samples` K and `budget` an image, `chunk` decoder evaluations held in memory, `seed`; the noise
             of image i depends on the seed and i alone.
         proposal: name of the proposal.
-
-    Yields:
-        The results of each of `blocks(len(x), vae, settings.chunk)`, in order.
     """
+    return concatenate(list(log_px_by_blocks(vae, x, settings, proposal)))
+
+
+def log_px_by_blocks(
+    vae: VAE, x: Float[Tensor, "images pixels"], settings: Evaluate, proposal: str
+) -> Iterator[Estimate]:
+    """`log_px` of each of `blocks(len(x), vae, settings.chunk)`, in order."""
     for images in blocks(len(x), vae, settings.chunk):
-        block_x = x[images.start : images.stop]
-        placed, levels, converged, evaluations = prepare(vae, block_x, images, settings, proposal)
-        diagnosis = _estimates(vae, block_x, placed, levels, images, settings)
+        block = Block(vae, x[images.start : images.stop], images, settings)
+        placed, levels, converged, evaluations = prepare(block, proposal)
+        diagnosis = _estimates(block, placed, levels)
         yield Estimate(diagnosis, converged.cpu(), evaluations + diagnosis.samples)
 
 
@@ -94,8 +112,9 @@ class Prepared(NamedTuple):
 
 
 @torch.no_grad()
-def prepare(vae: VAE, x: Float[Tensor, "batch pixels"], images: range, settings: Evaluate, name: str) -> Prepared:
+def prepare(block: Block, name: str) -> Prepared:
     """Fit the proposal to each image of a block, and let pilots choose K."""
+    vae, x, _, settings = block
     proposal, converged, fitted = propose(name, vae, x, settings.degrees_of_freedom)
     evaluations = fitted.cpu().double()
     levels = torch.zeros(len(x), dtype=torch.long)
@@ -106,67 +125,48 @@ def prepare(vae: VAE, x: Float[Tensor, "batch pixels"], images: range, settings:
             break
         if proposal.adaptable:
             rounds = GRADIENTS if level == 0 else (GRADIENTS[-1] * 2,)
-            proposal = _adapted(vae, x, proposal, rows, images, level, rounds, settings)
+            proposal = _adapted(block, proposal, rows, level, rounds)
             evaluations[rows] += 2 * sum(rounds)
         pilot = max(2, samples // PILOTS)
-        log_w = draw(vae, x, proposal, rows, images, PILOT + level, pilot, settings)
+        log_w = draw(block, proposal, rows, PILOT + level, pilot)
         evaluations[rows] += pilot
         if level + 1 < len(sizes):
-            levels[rows[_short(log_w, samples) & _hopeful(log_w, proposal)]] += 1
+            levels[rows[_escalate(log_w, samples, adaptable=proposal.adaptable)]] += 1
     return Prepared(proposal, levels, converged, evaluations)
 
 
-def _short(log_w: Float[Tensor, "samples rows"], samples: int) -> Bool[Tensor, " rows"]:
-    """Whether an estimate of `samples` samples is likely not to be trusted, by the weights of its pilot."""
-    weights = Weights(log_w.shape[1])
-    weights.add(log_w)
-    ess = weights.effective_sample_size * (samples / len(log_w))
-    return (ess < SAFETY * MINIMUM_ESS) | (pareto_khat(log_w) > khat_threshold(samples) - MARGIN)
+def _escalate(log_w: Float[Tensor, "pilots rows"], samples: int, *, adaptable: bool) -> Bool[Tensor, " rows"]:
+    """Whether the pilot's weights say that `samples` samples will likely not do, but that more may.
 
-
-def _hopeful(log_w: Float[Tensor, "samples rows"], proposal: Proposal) -> Bool[Tensor, " rows"]:
-    """Where one sample has all the weight and the proposal cannot adapt, more of the same will not help."""
-    weights = Weights(log_w.shape[1])
-    weights.add(log_w)
-    return (weights.effective_sample_size >= 2) | proposal.adaptable
+    Where one sample has all the weight and the proposal cannot adapt, more of the same will not help.
+    """
+    ess = Weights.of(log_w).effective_sample_size
+    short = ess * (samples / len(log_w)) < SAFETY * MINIMUM_ESS
+    short |= pareto_khat(log_w) > khat_threshold(samples) - MARGIN
+    return short & ((ess >= 2) | adaptable)
 
 
 def _adapted(
-    vae: VAE,
-    x: Float[Tensor, "batch pixels"],
-    proposal: Proposal,
-    rows: Int[Tensor, " rows"],
-    images: range,
-    level: int,
-    rounds: Sequence[int],
-    settings: Evaluate,
+    block: Block, proposal: Proposal, rows: Int[Tensor, " rows"], level: int, rounds: Sequence[int]
 ) -> Proposal:
-    """The proposal reshaped for some images of a batch, by gradients at samples of its own."""
+    """The proposal reshaped for some images of a block, by gradients at samples of its own."""
     for number, samples in enumerate(rounds):
         stream = ADAPTATION + len(GRADIENTS) * level + number
-        for part in rows.split(max(1, settings.chunk // samples)):
-            drawn = noise.draw(settings.seed, [images[i] for i in part.tolist()], stream, 0, samples // 2, vae.latent)
-            proposal = proposal.adapted(vae, x, part.to(x.device), noise.Noise(*(n.to(x) for n in drawn)))
+        for part in rows.split(max(1, block.settings.chunk // samples)):
+            drawn = block.noise(part, stream, 0, samples // 2)
+            proposal = proposal.adapted(block.vae, block.x, part.to(block.x.device), drawn)
     return proposal
 
 
 @torch.inference_mode()
-def _estimates(
-    vae: VAE,
-    x: Float[Tensor, "batch pixels"],
-    proposal: Proposal,
-    levels: Int[Tensor, " batch"],
-    images: range,
-    settings: Evaluate,
-) -> Diagnosis:
+def _estimates(block: Block, proposal: Proposal, levels: Int[Tensor, " batch"]) -> Diagnosis:
     """The estimate of each image with the K of its level, from fresh samples."""
     order: list[Tensor] = []
     found: list[Diagnosis] = []
-    for level, samples in enumerate(ladder(settings.samples, settings.budget)):
+    for level, samples in enumerate(ladder(block.settings.samples, block.settings.budget)):
         rows = (levels == level).nonzero().squeeze(1)
         if len(rows):
-            log_w = draw(vae, x, proposal, rows, images, ESTIMATE + level, samples, settings)
-            found.append(diagnose(log_w))
+            found.append(diagnose(draw(block, proposal, rows, ESTIMATE + level, samples)))
             order.append(rows)
     back = torch.cat(order).argsort()
     return Diagnosis(*(torch.cat(parts)[back] for parts in zip(*found, strict=True)))
@@ -174,25 +174,17 @@ def _estimates(
 
 @torch.inference_mode()
 def draw(
-    vae: VAE,
-    x: Float[Tensor, "batch pixels"],
-    proposal: Proposal,
-    rows: Int[Tensor, " rows"],
-    images: range,
-    stream: int,
-    samples: int,
-    settings: Evaluate,
+    block: Block, proposal: Proposal, rows: Int[Tensor, " rows"], stream: int, samples: int
 ) -> Float[Tensor, "samples rows"]:
-    """Log-weights in nats, float64 on the CPU, of some images of a batch, a chunk of evaluations at a time."""
+    """Log-weights in nats, float64 on the CPU, of some images of a block, a chunk of evaluations at a time."""
     parts = []
-    for part in rows.split(max(1, settings.chunk // noise.BLOCK)):
-        there = part.to(x.device)
-        part_x, part_proposal, indices = x[there], proposal[there], [images[i] for i in part.tolist()]
+    for part in rows.split(max(1, block.settings.chunk // noise.BLOCK)):
+        there = part.to(block.x.device)
+        x, of_part = block.x[there], proposal[there]
         pieces = []
-        for block, count in noise.blocks(samples):
-            drawn = noise.draw(settings.seed, indices, stream, block, count, vae.latent)
-            z = part_proposal.sample(noise.Noise(*(n.to(x) for n in drawn)))
-            pieces.append(log_weights(vae, part_x, part_proposal, z).value.cpu().double())
+        for number, count in noise.blocks(samples):
+            z = of_part.sample(block.noise(part, stream, number, count))
+            pieces.append(log_weights(block.vae, x, of_part, z).value.cpu().double())
         parts.append(torch.cat(pieces))
     return torch.cat(parts, 1)
 
@@ -201,12 +193,12 @@ def draw(
 def elbos(vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: int, chunk: int) -> Elbo:
     """The ELBO's terms of each image, the expectation by `samples` samples of q; float64 on the CPU."""
     parts = []
-    for start in range(0, len(x), max(1, chunk // noise.BLOCK)):
-        part = x[start : start + max(1, chunk // noise.BLOCK)]
+    for images in noise.ranges(len(x), chunk // noise.BLOCK):
+        part = x[images.start : images.stop]
         q = vae.encoder(part)
         total = torch.zeros(len(part), dtype=torch.float64)
         for block, count in noise.blocks(samples):
-            drawn = noise.draw(seed, range(start, start + len(part)), ELBO_STREAM, block, count, vae.latent).normal
+            drawn = noise.draw(seed, images, ELBO_STREAM, block, count, vae.latent).normal
             total += vae.decoder(reparameterise(q, drawn.to(x))).log_prob(part).cpu().double().sum(0)
         parts.append(Elbo(total / samples, kl_divergence(q, vae.prior).cpu().double()))
     return Elbo(*(torch.cat(terms) for terms in zip(*parts, strict=True)))

@@ -41,6 +41,12 @@ def draw(seed: int, images: Sequence[int], stream: int, block: int, samples: int
     return Noise(torch.from_numpy(normal).transpose(0, 1), torch.from_numpy(uniform).T)
 
 
+def ranges(images: int, size: int) -> list[range]:
+    """All images, in ranges of at most `size` (and at least one)."""
+    size = max(1, size)
+    return [range(start, min(start + size, images)) for start in range(0, images, size)]
+
+
 def blocks(samples: int) -> Iterator[tuple[int, int]]:
     """The number and the size of each block that so many samples are drawn in."""
     for block, start in enumerate(range(0, samples, BLOCK)):

@@ -9,79 +9,13 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.special import gammaincinv
 from torch import Tensor
 
 from pipeline.likelihood import laplace
 from pipeline.likelihood.adaptation import adapt
+from pipeline.likelihood.components import Diagonal, Gaussian, Rows, StudentT
 from pipeline.likelihood.noise import Noise
-from pipeline.vae import VAE, diagonal_gaussian
-
-Rows = Int[Tensor, " rows"]
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """N(mean, (LLᵀ)⁻¹), L the Cholesky factor of the precision."""
-
-    mean: Float[Tensor, "batch latent"]
-    cholesky: Float[Tensor, "batch latent latent"]
-
-    def sample(self, noise: Noise) -> Float[Tensor, "samples batch latent"]:
-        """z = mean + L⁻ᵀ ε."""
-        columns = noise.normal.permute(1, 2, 0)  # (batch, latent, samples)
-        moved = torch.linalg.solve_triangular(self.cholesky.mT, columns, upper=True)
-        return self.mean + moved.permute(2, 0, 1)
-
-    def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
-        """½ log |LLᵀ| − ½ ‖Lᵀ(z − mean)‖² − n/2 log 2π."""
-        whitened = self.cholesky.mT @ (z - self.mean).permute(1, 2, 0)
-        log_determinant = self.cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        constant = 0.5 * self.mean.shape[-1] * math.log(2 * math.pi)
-        return (log_determinant[:, None] - 0.5 * whitened.square().sum(1) - constant).T
-
-    def __getitem__(self, rows: Rows) -> "Gaussian":
-        return replace(self, mean=self.mean[rows], cholesky=self.cholesky[rows])
-
-
-@dataclass(frozen=True)
-class StudentT(Gaussian):
-    """The same location and shape with Student's t tails: z = mean + L⁻ᵀ ε √(ν / χ²_ν)."""
-
-    degrees_of_freedom: float
-
-    def sample(self, noise: Noise) -> Float[Tensor, "samples batch latent"]:
-        """χ² by its inverse distribution function, of the uniform noise."""
-        uniform = noise.uniform.cpu().double().clamp(2.0**-25, 1 - 2.0**-25).numpy()
-        chi_squared = torch.from_numpy(2 * gammaincinv(self.degrees_of_freedom / 2, uniform)).to(noise.normal)
-        stretch = (self.degrees_of_freedom / chi_squared).sqrt()
-        return super().sample(noise._replace(normal=noise.normal * stretch[..., None]))
-
-    def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
-        """log Γ((ν+n)/2) − log Γ(ν/2) − n/2 log νπ + ½ log |LLᵀ| − (ν+n)/2 log(1 + ‖Lᵀ(z − mean)‖²/ν)."""
-        nu, n = self.degrees_of_freedom, self.mean.shape[-1]
-        whitened = self.cholesky.mT @ (z - self.mean).permute(1, 2, 0)
-        log_determinant = self.cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        constant = math.lgamma((nu + n) / 2) - math.lgamma(nu / 2) - 0.5 * n * math.log(nu * math.pi)
-        tail = 0.5 * (nu + n) * torch.log1p(whitened.square().sum(1) / nu)
-        return (constant + log_determinant[:, None] - tail).T
-
-
-@dataclass(frozen=True)
-class Diagonal:
-    """N(mean, diag scale²)."""
-
-    mean: Float[Tensor, "batch latent"]
-    scale: Float[Tensor, "batch latent"]
-
-    def sample(self, noise: Noise) -> Float[Tensor, "samples batch latent"]:
-        return self.mean + self.scale * noise.normal
-
-    def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
-        return diagonal_gaussian(self.mean, self.scale).log_prob(z)
-
-    def __getitem__(self, rows: Rows) -> "Diagonal":
-        return Diagonal(self.mean[rows], self.scale[rows])
+from pipeline.vae import VAE
 
 
 @dataclass(frozen=True)
@@ -114,11 +48,13 @@ class Proposal:
         """With the first component of some images moved and reshaped to where gradients say the posterior is."""
         first = self.components[0]
         assert isinstance(first, Gaussian)
-        mean, cholesky = adapt(vae, x[rows], first.mean[rows], first.cholesky[rows] * INFLATION, noise.normal)
+        part = first[rows]
+        # The gradients are taken where the posterior is thought to be, the samples from somewhat farther out.
+        new = adapt(vae, x[rows], replace(part, cholesky=part.cholesky * INFLATION), noise.normal)
         adapted = replace(
             first,
-            mean=first.mean.index_copy(0, rows, mean),
-            cholesky=first.cholesky.index_copy(0, rows, cholesky / INFLATION),
+            mean=first.mean.index_copy(0, rows, new.mean),
+            cholesky=first.cholesky.index_copy(0, rows, new.cholesky / INFLATION),
         )
         return replace(self, components=(adapted, *self.components[1:]))
 

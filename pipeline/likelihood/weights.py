@@ -21,6 +21,12 @@ class Weights:
         self._sum = torch.zeros(batch, dtype=torch.float64)
         self._sum_of_squares = torch.zeros(batch, dtype=torch.float64)
 
+    @classmethod
+    def of(cls, log_w: Float[Tensor, "samples batch"]) -> "Weights":
+        weights = cls(log_w.shape[1])
+        weights.add(log_w)
+        return weights
+
     def add(self, log_w: Float[Tensor, "samples batch"]) -> None:
         log_w = log_w.cpu().double()
         peak = torch.maximum(self._peak, log_w.amax(0))
@@ -70,8 +76,7 @@ def diagnose(log_w: Float[Tensor, "samples batch"]) -> Diagnosis:
     comes with k̂ is not used.
     """
     samples, batch = log_w.shape
-    weights = Weights(batch)
-    weights.add(log_w)
+    weights = Weights.of(log_w)
     khat = pareto_khat(log_w)
     trusted = (weights.effective_sample_size >= MINIMUM_ESS) & (khat < khat_threshold(samples))
     return Diagnosis(
