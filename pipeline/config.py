@@ -95,6 +95,10 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
 
 
+class Tracking(Section):
+    mode: Literal["off", "best_effort", "required"]
+
+
 class Params(Section):
     """The whole of `params.yaml`."""
 
@@ -106,6 +110,7 @@ class Params(Section):
     compare: Compare
     render: Render
     runtime: Runtime
+    tracking: Tracking
 
 
 class ParameterError(UserError):
@@ -124,9 +129,25 @@ def load(path: Path = Path("params.yaml")) -> Params:
     Raises:
         ParameterError: with all mistakes at once, each naming the key, the value and what is allowed.
     """
+    content = read_yaml(path)
+    if not isinstance(content, Mapping):
+        raise ParameterError(path, [f"a mapping of sections is expected: {', '.join(Params.model_fields)}"])
+    try:
+        # Through JSON, since strict types still take a list there where a tuple is asked for.
+        return Params.model_validate_json(json.dumps(content, default=str))
+    except ValidationError as error:
+        raise ParameterError(path, list(_mistakes(error))) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file by a safe loader.
+
+    Raises:
+        ParameterError: when it cannot be read.
+    """
     try:
         # YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is a string, a doubled key is an error.
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -136,13 +157,6 @@ def load(path: Path = Path("params.yaml")) -> Params:
         raise ParameterError(path, [f"not valid YAML: {str(error).splitlines()[0]}"]) from None
     except OSError as error:
         raise ParameterError(path, [f"cannot be read: {error.strerror}"]) from None
-    if not isinstance(content, Mapping):
-        raise ParameterError(path, [f"a mapping of sections is expected: {', '.join(Params.model_fields)}"])
-    try:
-        # Through JSON, since strict types still take a list there where a tuple is asked for.
-        return Params.model_validate_json(json.dumps(content, default=str))
-    except ValidationError as error:
-        raise ParameterError(path, list(_mistakes(error))) from None
 
 
 def _mistakes(error: ValidationError) -> Iterator[str]:

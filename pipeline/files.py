@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -35,6 +37,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a metrics file atomically; non-finite numbers are refused, for JSON has none."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """A metrics file.
+
+    Raises:
+        UserError: when it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run `dvc repro` to make it again") from None
 
 
 def sha256(*paths: Path) -> str:

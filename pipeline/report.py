@@ -1,7 +1,6 @@
 """The report: one HTML file that opens offline, and a short Markdown of the same."""
 
 import base64
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -121,20 +120,6 @@ def pictures(folder: Path) -> list[Picture]:
     if not files:
         raise UserError(f"{folder} has no figures; run `dvc repro` to make them")
     return [Picture(name, caption, files[name].read_bytes()) for name, caption in CAPTIONS.items() if name in files]
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    """A metrics file.
-
-    Raises:
-        UserError: when it is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run `dvc repro` to make it again") from None
 
 
 def untrusted(table: pd.DataFrame) -> list[dict[str, Any]]:

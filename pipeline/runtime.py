@@ -2,17 +2,61 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import psutil
 import torch
 from tqdm import tqdm
 
+from pipeline.config import Runtime
 from pipeline.errors import UserError
 
 T = TypeVar("T")
+
+
+def start(settings: Runtime, seed: int) -> torch.device:
+    """Make this process deterministic and give it its share of the machine; the device to work on."""
+    deterministic(seed)
+    chosen, worker = device(settings.device), queue_worker()
+    if worker:
+        # Threads of several processes on the same cores wait for each other: a worker takes its share alone.
+        torch.set_num_threads(max(1, torch.get_num_threads() // worker.workers))
+        if chosen.type == "cuda":
+            chosen = torch.device("cuda", (worker.number - 1) % torch.cuda.device_count())
+    return chosen
+
+
+class Worker(NamedTuple):
+    """One of the workers that `dvc queue start -j WORKERS` started; number is from 1."""
+
+    number: int
+    workers: int
+
+
+def queue_worker() -> Worker | None:
+    """The worker that this process belongs to: DVC names its workers dvc-exp-REPOSITORY-NUMBER@localhost."""
+    if "DVC_EXP_NAME" not in os.environ:
+        return None
+    names = [node for process in psutil.Process().parents() if (node := _node(process))]
+    if not names:
+        return None
+    repository, _, number = names[0].rpartition("-")
+    siblings = {node for process in psutil.process_iter() if (node := _node(process)).startswith(f"{repository}-")}
+    return Worker(int(number), max(1, len(siblings)))
+
+
+def _node(process: psutil.Process) -> str:
+    """The name of the queue worker that a process is, without its host; empty for other processes."""
+    try:
+        command = process.cmdline()
+    except psutil.Error:
+        return ""
+    named = [word for word in command if re.fullmatch(r"dvc-exp-\w+-\d+@\w+", word)]
+    return named[0].partition("@")[0] if "queue-worker" in command and named else ""
 
 
 def device(name: str) -> torch.device:

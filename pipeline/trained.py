@@ -18,6 +18,11 @@ class Trained(NamedTuple):
     description: Description
     sha256: str
 
+    @property
+    def data(self) -> tuple[str, str]:
+        """Name and digest of the data that it was trained on."""
+        return self.description.dataset, self.description.data_sha256
+
 
 def load(path: Path, device: torch.device) -> Trained:
     """Build the model that the file describes, with its weights.

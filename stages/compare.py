@@ -13,31 +13,31 @@ from pipeline.files import write_json
 from pipeline.likelihood import baselines, importance
 from pipeline.observations import dequantised
 from pipeline.probes import PROBES, Digits
-from pipeline.tracking import Run
+from pipeline.tracking.run import Run
 from pipeline.vae import VAE
 
 
 def main() -> None:
     arguments = runtime.paths(__doc__, "data", "model", "images", "table", "metrics")
     params = config.load()
-    device = runtime.device(params.runtime.device)
+    device = runtime.start(params.runtime, params.compare.seed)
     dataset = datasets.load(arguments.data)
     model = trained.load(arguments.model, device)
     digits = tables.read_parquet(arguments.images, "log_px")
 
-    runtime.deterministic(params.compare.seed)
     kinds = images_of_each_kind(dataset, params.compare)
-    parts = [measure(model.vae, kind, *kinds[kind], dataset.levels, params) for kind in kinds]
-    table = pd.concat(parts, ignore_index=True)
-    found = probes.summary(table, tables.numbers(digits, "log_px"))
-    metrics = {
-        **beside(dataset, params, model.description.model),
-        **{f"auroc_{row.kind.replace(' ', '_')}": round(row.auroc, 4) for row in found},
-    }
-    tables.write_parquet(arguments.table, table)
-    write_json(arguments.metrics, {"compare": metrics})
-    with Run("compare", model.sha256) as run:
-        run.metrics({f"compare.{key}": value for key, value in metrics.items()})
+    with Run("compare", params.tracking, model.data, model.sha256) as run:
+        run.settings({"compare": params.compare.model_dump()})
+        parts = [measure(model.vae, kind, *kinds[kind], dataset.levels, params) for kind in kinds]
+        table = pd.concat(parts, ignore_index=True)
+        found = probes.summary(table, tables.numbers(digits, "log_px"))
+        metrics = {
+            **beside(dataset, params, model.description.model),
+            **{f"auroc_{row.kind.replace(' ', '_')}": round(row.auroc, 4) for row in found},
+        }
+        tables.write_parquet(arguments.table, table)
+        write_json(arguments.metrics, {"compare": metrics})
+        run.metrics({"compare": metrics})
     for row in found:
         print(f"{row.kind}: median log p(x) {row.median:.1f}, AUROC {row.auroc:.3f}")
 

@@ -12,7 +12,7 @@ from pipeline.errors import guarded
 from pipeline.files import write_json
 from pipeline.likelihood import importance
 from pipeline.observations import dequantised
-from pipeline.tracking import Run
+from pipeline.tracking.run import Run
 from pipeline.vae import VAE
 
 
@@ -20,20 +20,18 @@ def main() -> None:
     arguments = runtime.paths(__doc__, "data", "model", "table", "metrics")
     params = config.load()
     settings = params.evaluate
-    device = runtime.device(params.runtime.device)
+    device = runtime.start(params.runtime, settings.seed)
     dataset = datasets.load(arguments.data)
-
     model = trained.load(arguments.model, device)
-
-    runtime.deterministic(settings.seed)
     x = dequantised(dataset.test_images, dataset.levels, settings.seed)[: settings.images].to(device)
 
-    table = pd.DataFrame({"label": dataset.test_labels[: settings.images], **measure(model.vae, x, settings)})
-    metrics = summary(table)
-    tables.write_parquet(arguments.table, table)
-    write_json(arguments.metrics, {"test": metrics})
-    with Run("evaluate", model.sha256) as run:
-        run.metrics({f"test.{key}": value for key, value in metrics.items()})
+    with Run("evaluate", params.tracking, model.data, model.sha256) as run:
+        run.settings({"evaluate": settings.model_dump()})
+        table = pd.DataFrame({"label": dataset.test_labels[: settings.images], **measure(model.vae, x, settings)})
+        metrics = summary(table)
+        tables.write_parquet(arguments.table, table)
+        write_json(arguments.metrics, {"test": metrics})
+        run.metrics({"test": metrics})
     print(f"ELBO: {metrics['elbo']:.2f} ± {metrics['elbo_se']:.2f} nats per image")
     print(f"log p(x): {metrics['log_px']:.2f} ± {metrics['log_px_se']:.2f}, {metrics['trusted']:.1%} of images trusted")
 

@@ -14,7 +14,7 @@ def main() -> None:
     inputs = ("data", "model", "history", "table", "verified", "curves", "probes")
     arguments = runtime.paths(__doc__, *inputs, "figures", "overview", "convergence")
     params = config.load()
-    device = runtime.device(params.runtime.device)
+    device = runtime.start(params.runtime, params.render.seed)
     dataset = datasets.load(arguments.data)
     vae, _, _ = trained.load(arguments.model, device)
     history = tables.read_csv(arguments.history, "epoch", "train_elbo", "validation_elbo", "best")
@@ -23,7 +23,6 @@ def main() -> None:
     curves = tables.read_csv(arguments.curves, "method", "evaluations", "log_px", "low", "high")
     measured = tables.read_parquet(arguments.probes, "kind", "label", "log_px")
 
-    runtime.deterministic(params.render.seed)
     # Mid-cell values (v + 1/2) / levels: the mean of the dequantised image, without its noise.
     x = (dataset.test_images.flatten(1) + 0.5) / dataset.levels
     examples = probes.examples(dataset.test_images[:10], dataset.test_labels[:10], dataset.levels)

@@ -9,10 +9,10 @@ import numpy as np
 
 from pipeline import checkpoint, config, probes, report, runtime, tables
 from pipeline.errors import guarded
-from pipeline.files import sha256, write_text
+from pipeline.files import read_metrics, sha256, write_text
 from pipeline.likelihood.weights import MINIMUM_ESS
 from pipeline.observations import gaussian_ceiling
-from pipeline.tracking import Run
+from pipeline.tracking.run import Run
 
 
 def main() -> None:
@@ -26,12 +26,12 @@ def main() -> None:
     measured = tables.read_parquet(arguments.probes, "kind", "log_px", "trusted")
     log_px = tables.numbers(table, "log_px")
     values = {
-        "params": params.model_dump(),
+        "params": params.model_dump(exclude={"tracking"}),
         "data": {"name": description.dataset, "levels": description.levels, "pixels": pixels},
-        "train": report.read_metrics(arguments.train_metrics),
-        "test": report.read_metrics(arguments.test_metrics)["test"],
-        "verify": report.read_metrics(arguments.verify_metrics)["verify"],
-        "compare": report.read_metrics(arguments.compare_metrics)["compare"],
+        "train": read_metrics(arguments.train_metrics),
+        "test": read_metrics(arguments.test_metrics)["test"],
+        "verify": read_metrics(arguments.verify_metrics)["verify"],
+        "compare": read_metrics(arguments.compare_metrics)["compare"],
         "untrusted": report.untrusted(table),
         "median": float(np.median(log_px)),
         "probes": probes.summary(measured, log_px),
@@ -48,7 +48,7 @@ def main() -> None:
     }
     write_text(arguments.html, report.render("report.html.jinja", values))
     write_text(arguments.markdown, report.render("report.md.jinja", values))
-    with Run("report", model_sha256) as run:
+    with Run("report", params.tracking, (description.dataset, description.data_sha256), model_sha256) as run:
         run.artifacts("figures", arguments.figures, arguments.overview)
         run.artifacts("report", arguments.html, arguments.markdown)
     print(f"report: {arguments.html}")

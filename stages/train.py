@@ -9,7 +9,7 @@ from tqdm import tqdm
 from pipeline import checkpoint, config, datasets, runtime, tables
 from pipeline.errors import guarded
 from pipeline.files import sha256, write_json
-from pipeline.tracking import Run
+from pipeline.tracking.run import TRAINING, Run
 from pipeline.training import Epoch, fit
 from pipeline.vae import VAE
 
@@ -17,15 +17,14 @@ from pipeline.vae import VAE
 def main() -> None:
     arguments = runtime.paths(__doc__, "data", "model", "history", "metrics")
     params = config.load()
-    device = runtime.device(params.runtime.device)
+    device = runtime.start(params.runtime, params.train.seed)
     dataset = datasets.load(arguments.data)
     data_sha256 = sha256(arguments.data)
 
-    runtime.deterministic(params.train.seed)
     vae = VAE(params.model, dataset.pixels).to(device)
     images = dataset.train_images.flatten(1).to(device)
-    with Run("train") as run:
-        run.params(params.model_dump())
+    with Run("train", params.tracking, (dataset.name, data_sha256)) as run:
+        run.params(params.model_dump(include=set(TRAINING)))
         history: list[Epoch] = []
         epochs = fit(vae, images, dataset.levels, params.train)
         for epoch in tqdm(epochs, total=params.train.epochs, unit="epoch", disable=None):
@@ -43,6 +42,7 @@ def main() -> None:
         tables.write_csv(arguments.history, pd.DataFrame(history))
         write_json(arguments.metrics, metrics(best))
         run.model(arguments.model, sha256(arguments.model))
+        run.metrics(metrics(best))
 
 
 def report(epoch: Epoch, epochs: int) -> str:

@@ -15,7 +15,7 @@ from pipeline.files import write_json
 from pipeline.likelihood import annealed, convergence, gap, importance
 from pipeline.likelihood.weights import Weights
 from pipeline.observations import dequantised
-from pipeline.tracking import Run
+from pipeline.tracking.run import Run
 from pipeline.vae import VAE
 
 
@@ -23,23 +23,25 @@ def main() -> None:
     arguments = runtime.paths(__doc__, "data", "model", "images", "table", "curves", "metrics")
     params = config.load()
     settings = params.verify
-    device = runtime.device(params.runtime.device)
+    device = runtime.start(params.runtime, settings.seed)
     dataset = datasets.load(arguments.data)
-    vae, _, model_sha256 = trained.load(arguments.model, device)
+    model = trained.load(arguments.model, device)
     measured = tables.read_parquet(arguments.images, "log_px", "log_px_se", "elbo").head(settings.images)
 
-    runtime.deterministic(settings.seed)
     # The very densities that the evaluation measured.
     x = dequantised(dataset.test_images, dataset.levels, params.evaluate.seed)[: len(measured)].to(device)
 
-    table = pd.concat([on_test_images(vae, x, measured, params), on_simulated_images(vae, params, device)])
-    curves = pd.concat(curves_of(vae, x[: settings.curve_images], params))
-    metrics = summary(table)
-    tables.write_parquet(arguments.table, table.reset_index(drop=True))
-    tables.write_csv(arguments.curves, curves)
-    write_json(arguments.metrics, {"verify": metrics})
-    with Run("verify", model_sha256) as run:
-        run.metrics({f"verify.{key}": value for key, value in metrics.items()})
+    with Run("verify", params.tracking, model.data, model.sha256) as run:
+        run.settings({"verify": settings.model_dump()})
+        table = pd.concat(
+            [on_test_images(model.vae, x, measured, params), on_simulated_images(model.vae, params, device)]
+        )
+        curves = pd.concat(curves_of(model.vae, x[: settings.curve_images], params))
+        metrics = summary(table)
+        tables.write_parquet(arguments.table, table.reset_index(drop=True))
+        tables.write_csv(arguments.curves, curves)
+        write_json(arguments.metrics, {"verify": metrics})
+        run.metrics({"verify": metrics})
     print(f"evaluate - annealed: {metrics['difference']:+.2f} ± {metrics['difference_se']:.2f} nats per image")
     print(f"bidirectional gap on simulated images: {metrics['bdmc_gap']:.2f} ± {metrics['bdmc_gap_se']:.2f} nats")
 

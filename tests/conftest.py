@@ -138,6 +138,7 @@ def small_params(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         content["compare"] |= {"images": 20, "samples": 32}
         content["render"] |= {"columns": 4, "steps": 5}
         content["runtime"]["device"] = "cpu"
+        content["tracking"]["mode"] = "off"  # test_tracking.py and test_server.py have that
         for name, value in changes.items():
             section, key = name.split("__")
             content[section][key] = value

@@ -11,6 +11,7 @@ from conftest import ROOT
 from pipeline import report
 from pipeline.config import Params
 from pipeline.errors import UserError
+from pipeline.files import read_metrics
 from pipeline.gallery import PICTURES
 from pipeline.probes import Row
 
@@ -114,7 +115,7 @@ def test_metrics_that_cannot_be_read_are_told(tmp_path: Path, content: str | Non
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match=told):
-        report.read_metrics(path)
+        read_metrics(path)
 
 
 def test_the_code_digest_changes_with_code_and_templates_alone(tmp_path: Path) -> None:

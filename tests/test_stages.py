@@ -13,7 +13,6 @@ import pytest
 from conftest import ROOT
 from test_contract import STAGES, command
 
-from pipeline import tracking
 from pipeline.errors import guarded
 from pipeline.gallery import PICTURES
 
@@ -22,8 +21,7 @@ Run = Callable[[str], int]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a stage as dvc.yaml does, but in this process and without tracking (test_tracking.py has that)."""
-    monkeypatch.setattr(tracking.Run, "_attempt", lambda self, action: None)
+    """Run a stage as dvc.yaml does, but in this process."""
 
     def stage(name: str) -> int:
         for code in ("pipeline", "stages"):  # what the report's code digest reads
