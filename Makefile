@@ -12,10 +12,10 @@ DEMO := \
 	-S data.name=digits -S 'model.encoder=[256,256]' -S 'model.decoder=[256,256]' -S model.latent=8 \
 	-S train.epochs=60 -S train.batch_size=64 -S evaluate.prior_samples=2000
 
-.PHONY: help setup demo published repro test check ui clean
+.PHONY: help setup demo published study repro test check ui sync server-up server-down clean
 
 help: ## List the targets.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 setup: $(READY) ## Install the locked dependencies into .venv.
 
@@ -49,6 +49,9 @@ published: $(READY) ## Run the experiment at the published setting: about twenty
 		dvc get -q . reports/$$file --rev published -o reports/published/; done
 	@echo "Its metrics: $(CURDIR)/reports/published/"
 
+study: $(READY) ## Run a grid of experiments and write its page: make study NAME=sigma | latent | samples.
+	python -m studies $(NAME)
+
 repro: $(READY) ## Rebuild everything that has changed: `dvc repro`, with MNIST.
 	dvc repro
 
@@ -61,7 +64,16 @@ check: $(READY) ## Check format, style and types.
 	pyright
 
 ui: $(READY) ## Open MLflow's pages on http://127.0.0.1:5000.
-	python -m pipeline.tracking
+	python -m pipeline.tracking ui
+
+sync: $(READY) ## Send to MLflow what it has missed: outages, killed stages, results from the cache.
+	python -m pipeline.tracking sync
+
+server-up: $(READY) ## Start an MLflow server on PostgreSQL, on the loopback interface.
+	@tools/server up
+
+server-down: $(READY) ## Stop it; its data stay.
+	@tools/server down
 
 clean: ## Remove the environment, caches, and all that can be rebuilt; keeps results in git and DVC's cache.
 	rm -rf .venv .pytest_cache .ruff_cache demo .scratch data models reports/figures reports/report.html reports/images.parquet

@@ -1,6 +1,7 @@
 """What the tests share: a linear-Gaussian model with closed forms, and a tiny data set."""
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,59 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
+from benchmarks import queue
 from pipeline.config import Model, Params, load
 from pipeline.datasets import Dataset
 from pipeline.observations import Gaussian, GaussianObservation
 from pipeline.vae import VAE
 
 ROOT = Path(__file__).parents[1]
+
+# The whole pipeline in seconds.
+SMALL = {
+    "data": {"name": "digits"},
+    "model": {"latent": 3, "encoder": [16], "decoder": [16]},
+    "train": {"epochs": 2},
+    "evaluate": {"samples": 32, "budget": 128, "prior_samples": 20, "comparison": 20},
+    "verify": {
+        "images": 4,
+        "chains": 4,
+        "temperatures": 4,
+        "curve_images": 3,
+        "curve_samples": 16,
+        "curve_temperatures": [3, 5],
+        "gap_steps": 3,
+        "gap_samples": 2,
+    },
+    "compare": {"images": 20, "samples": 32},
+    "runtime": {"device": "cpu"},
+}
+
+
+@pytest.fixture(scope="session")
+def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working tree, committed with a small experiment that has run: made once."""
+    from ruamel.yaml import YAML
+
+    folder = tmp_path_factory.mktemp("repository")
+    queue.clone(folder)
+    yaml = YAML()
+    content = yaml.load(folder / "params.yaml")
+    for section, values in SMALL.items():
+        content[section].update(values)
+    yaml.dump(content, folder / "params.yaml")
+    queue.sh(folder, "dvc", "repro")
+    queue.sh(folder, "git", "add", ".")
+    queue.sh(folder, "git", "commit", "-q", "-m", "small experiment")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clone(_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of that repository for one module, with no MLflow store yet."""
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    shutil.copytree(_repository, folder, symlinks=True, ignore=shutil.ignore_patterns("mlruns"))
+    return folder
 
 
 @pytest.fixture(autouse=True)

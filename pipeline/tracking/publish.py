@@ -31,35 +31,38 @@ def publish(sink: Sink) -> str:
     stages = read_yaml(LOCK).get("stages", {})
     if "train" not in stages:
         raise UserError("dvc.lock has no training; run `dvc repro`")
-    train = _outs(stages["train"])
+    outs = {name: _outs(stage) for name, stage in stages.items()}
+    train = outs["train"]
     model = sha256(train["model"])
     _, description = load_model(train["model"])
-    entry = Entry.begin("sync")
+    history = tables.read_csv(train["history"], "epoch").to_dict("records")
+    metrics = [flat(read_metrics(files["metrics"])) for files in outs.values() if "metrics" in files]
+    sections = load_params().model_dump(exclude={"tracking"})
     data = {"name": description.dataset, "digest": description.data_sha256}
     name = identity.experiment_of(str(LOCK)) or identity.name()
     tags = identity.tags() | {"data.sha256": data["digest"]}
-    entry.append("open", stage="sync", name=name, model=model, tags=tags, missing=True)
-    entry.append("data", **data)
-    sections = load_params().model_dump(exclude={"tracking"})
-    entry.append("params", values=named({key: sections[key] for key in sections if key in TRAINING}))
-    entry.append("tags", values=named({key: sections[key] for key in sections if key not in TRAINING}))
-    entry.append("model", files=entry.keep([train["model"]]), sha256=model)
-    for row in tables.read_csv(train["history"], "epoch").to_dict("records"):
-        values = {str(key): float(value) for key, value in row.items() if key != "epoch"}
-        entry.append("metrics", values=values, step=int(row["epoch"]), data=data, of_model=False, missing=True)
-    for stage in stages.values():
-        outs = _outs(stage)
-        if metrics := outs.get("metrics"):
-            entry.append("metrics", values=flat(read_metrics(metrics)), step=0, data=data, of_model=True, missing=True)
-        if "html" in outs:
-            entry.append("artifacts", files=entry.keep([outs["html"], outs["markdown"]]), folder="report")
-        if "figures" in outs:
-            entry.append("artifacts", files=entry.keep([outs["figures"], outs["overview"]]), folder="figures")
-    entry.append("close", status="FINISHED", missing=True)
-    sink.deliver(entry)
-    run_id = entry.progress.run_id
-    entry.close(delivered=True)
-    return run_id
+
+    entry = Entry.begin("sync")
+    try:
+        entry.append("open", stage="sync", name=name, model=model, tags=tags, missing=True)
+        entry.append("data", **data)
+        entry.append("params", values=named({key: sections[key] for key in sections if key in TRAINING}))
+        entry.append("tags", values=named({key: sections[key] for key in sections if key not in TRAINING}))
+        entry.append("model", files=entry.keep([train["model"]]), sha256=model)
+        for row in history:
+            values = {str(key): float(value) for key, value in row.items() if key != "epoch"}
+            entry.append("metrics", values=values, step=int(row["epoch"]), data=data, of_model=False, missing=True)
+        for values in metrics:
+            entry.append("metrics", values=values, step=0, data=data, of_model=True, missing=True)
+        if files := outs.get("render"):
+            entry.append("artifacts", files=entry.keep([files["figures"], files["overview"]]), folder="figures")
+        if files := outs.get("report"):
+            entry.append("artifacts", files=entry.keep([files["html"], files["markdown"]]), folder="report")
+        entry.append("close", status="FINISHED", missing=True)
+        sink.deliver(entry)
+        return entry.progress.run_id
+    finally:
+        entry.close(delivered=True)  # what dvc.lock says can be sent again at any time
 
 
 def _outs(stage: dict[str, Any]) -> dict[str, Path]:

@@ -1,0 +1,79 @@
+"""`python -m studies NAME`: run a study's experiments that are not there yet, then write its page.
+
+Each value is a DVC experiment NAME-VALUE, run in a temporary copy; `dvc exp show` lists it, `dvc exp apply` brings it
+back. A study that was interrupted goes on where it was.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError, guarded
+from studies import page
+from studies.grids import STUDIES, Study
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=list(STUDIES))
+    parser.add_argument("--values", type=lambda text: tuple(map(float, text.split(","))), help="another grid: 0.1,0.2")
+    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="as dvc exp run's")
+    arguments = parser.parse_args()
+    study = STUDIES[arguments.name]
+    values = arguments.values or study.values
+
+    outcomes = [run(arguments.name, study, value, arguments.set_param) for value in values]
+    if not any(isinstance(outcome, dict) for outcome in outcomes):
+        raise UserError(f"no experiment of the study succeeded: {outcomes[0]}")
+    page.write(arguments.name, study, dict(zip(values, outcomes, strict=True)), Path("reports/studies"))
+
+
+def run(name: str, study: Study, value: float, settings: list[str]) -> dict[str, Any] | str:
+    """What `dvc exp show` has of an experiment, run first where it has nothing; or why it failed, which is a result."""
+    experiment = f"{name}-{value:g}"
+    wanted = [*study.settings, *settings, f"{study.parameter}={value:g}"]
+    found = experiments().get(experiment)
+    if found and all(agrees(found, setting) for setting in wanted):
+        print(f"{experiment}: there already")
+        return found
+    print(f"{experiment}: running", flush=True)
+    options = [word for setting in wanted for word in ("-S", setting)]
+    command = ["dvc", "exp", "run", "--temp", "--force", "--name", experiment, *options]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if result.returncode == 0:
+        return experiments()[experiment]
+    lines = [line for line in result.stdout.splitlines() if line.strip()]
+    reason = next((line for line in lines if line.startswith("error: ")), lines[-1])
+    if "epoch" not in reason:  # nothing that the value has to do with
+        raise UserError(f"{experiment} failed: {reason}\nits output:\n" + "\n".join(lines[-20:]))
+    print(f"{experiment}: {reason}")
+    return reason.removeprefix("error: ")
+
+
+def experiments() -> dict[str, dict[str, Any]]:
+    """Parameters, metrics and revision of the experiments on the current commit, by name."""
+    shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, check=False)
+    if shown.returncode:
+        raise UserError(f"dvc exp show failed: {shown.stderr.strip()}")
+    found: dict[str, dict[str, Any]] = {}
+    for commit in json.loads(shown.stdout):
+        for experiment in commit.get("experiments") or []:
+            last = experiment["revs"][-1]
+            if last.get("data"):
+                found[experiment["name"]] = last["data"] | {"rev": last["rev"]}
+    return found
+
+
+def agrees(experiment: dict[str, Any], setting: str) -> bool:
+    """Whether it was run with this KEY=VALUE."""
+    key, _, value = setting.partition("=")
+    section, _, name = key.partition(".")
+    has = experiment["params"]["params.yaml"]["data"].get(section, {}).get(name)
+    return str(has).replace(" ", "") == value.replace(" ", "")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

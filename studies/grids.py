@@ -1,0 +1,72 @@
+"""The studies: each a grid of DVC experiments over one parameter, and how its page shows what came out.
+
+To add one: an entry in `STUDIES`.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Study:
+    """One parameter's values, everything else as in params.yaml but for `settings`."""
+
+    title: str
+    story: str  # what to look for; the numbers are the page's
+    parameter: str
+    axis: str
+    values: tuple[float, ...]
+    panels: tuple[str, ...]  # names in `page.PANELS`
+    settings: tuple[str, ...] = ()
+
+
+# A study asks for differences of many nats between experiments: a thousand test images tell them apart.
+FEWER = (
+    "evaluate.images=1000", "evaluate.comparison=100", "verify.images=10", "verify.curve_images=2",
+    "verify.curve_temperatures=[10,30]", "compare.images=20",
+)  # fmt: skip
+
+STUDIES = {
+    "sigma": Study(
+        title="The decoder's noise σ, towards zero",
+        story=(
+            "σ says how exactly an image must be reproduced. As it shrinks, p(x | z) tends to a Dirac delta at f(z), "
+            "no image may score above the ceiling −D/2 · ln 2πσ², which rises without limit, and log p(x) follows it "
+            "only for as long as the decoder's residual is no larger than σ. Below that, every missed pixel costs "
+            "more than the ceiling gains: log p(x) falls, the posteriors become too narrow and bent to sample, and "
+            "fewer estimates can be trusted. A large σ lets the model ignore detail: the KL falls, reconstructions and "
+            "samples blur. Reconstructions alone get sharper all the way down; only log p(x) says where to stop."
+        ),
+        parameter="model.sigma",
+        axis="σ, in pixel units",
+        values=(0.01, 0.02, 0.04, 0.0707107, 0.15, 0.3),
+        panels=("log_px", "residual", "kl", "trusted"),
+        settings=FEWER,
+    ),
+    "latent": Study(
+        title="The number of latent dimensions",
+        story=(
+            "More dimensions carry more of an image. Log p(x) rises steeply at first and then less and less, as the "
+            "encoder leaves further dimensions unused. The gap between log p(x) and the ELBO grows, since a "
+            "diagonal Gaussian fits the posterior less well, and so does the share of images whose log p(x) cannot be "
+            "trusted: a model that is better may be one that is harder to measure."
+        ),
+        parameter="model.latent",
+        axis="latent dimensions",
+        values=(2, 4, 8, 16, 32),
+        panels=("log_px", "residual", "kl", "trusted"),
+        settings=FEWER,
+    ),
+    "samples": Study(
+        title="The number of importance samples",
+        story=(
+            "The same model, measured with more and more samples from the proposal fitted to each image, all images "
+            "with the same number. The estimate is a lower bound in expectation and rises to log p(x); where it no "
+            "longer moves by more than its error, and nearly all images are trusted, more samples buy nothing."
+        ),
+        parameter="evaluate.samples",
+        axis="importance samples per image, K",
+        values=(32, 128, 512, 2048),
+        panels=("log_px_alone", "error", "ess", "trusted"),
+        settings=(*FEWER, "evaluate.budget=32"),  # below K there is no second level
+    ),
+}

@@ -1,0 +1,120 @@
+"""Experiments under DVC: in parallel, restored from the cache, shared over a folder and over SSH."""
+
+import getpass
+import json
+import shutil
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.queue import run_queue, sh, verdict
+
+SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+
+
+def test_four_queued_experiments_with_two_workers_are_four_runs_of_the_same_names(clone: Path) -> None:
+    run_queue(clone, "model.latent=1,2,4,5", {"train.epochs": "1"}, jobs=2, limit=600)
+    found = verdict(clone)
+    assert len(found["experiments"]) == 4
+    assert set(found["experiments"].values()) == {"success"}
+    assert [status for _, status in found["runs"]] == ["FINISHED"] * 4
+    assert found["same_names"]
+    assert found["one_experiment"]
+
+
+def test_what_the_cache_restored_is_one_run_after_sync_and_stays_one(clone: Path) -> None:
+    sh(clone, "dvc", "exp", "run", "--temp", "--name", "first", "-S", "model.latent=2")
+    shutil.rmtree(clone / "mlruns")
+    output = sh(clone, "dvc", "exp", "run", "--name", "again", "-S", "model.latent=2")
+    assert "Running stage 'train'" not in output
+    try:
+        for expected in (None, "0 changes"):
+            told = sh(clone, "python", "-m", "pipeline.tracking", "sync")
+            assert expected is None or expected in told, told
+            with sqlite3.connect(clone / "mlruns/mlflow.db") as store:
+                runs = store.execute("select run_uuid, name, status from runs").fetchall()
+                metrics = dict(store.execute("select key, count(*) from metrics group by key").fetchall())
+                cached = store.execute("select value from tags where key = 'cached'").fetchall()
+            store.close()
+            assert [run[2] for run in runs] == ["FINISHED"]
+            assert runs[0][1] in ("first", "again")
+            assert metrics["train_elbo"] == 2
+            assert {metrics[key] for key in ("test.log_px", "verify.difference", "compare.ppca", "epoch")} == {1}
+            assert cached == [("true",)]
+    finally:
+        sh(clone, "git", "checkout", "-q", ".")
+        sh(clone, "dvc", "checkout", "-q")
+
+
+def share(clone: Path, remote: str, name: str, there: Path) -> None:
+    """Push an experiment from one repository, pull and apply it in another, which has nothing of it."""
+    sh(clone, "dvc", "exp", "run", "--temp", "--force", "--name", name, "-S", "model.latent=2", "-S", "train.epochs=1")
+    sh(there, "git", "init", "-q", "--bare", "shared.git")
+    branch = sh(clone, "git", "rev-parse", "--abbrev-ref", "HEAD").strip()
+    sh(clone, "git", "remote", "add", name, str(there / "shared.git"))
+    sh(clone, "git", "push", "-q", name, branch)
+    sh(clone, "dvc", "remote", "add", "--local", "--force", "--default", "store", remote)
+    sh(clone, "dvc", "push", "-q")
+    sh(clone, "dvc", "exp", "push", name, name)
+
+    sh(there, "git", "clone", "-q", "-b", branch, "shared.git", "other")
+    other = there / "other"
+    sh(other, "dvc", "remote", "add", "--local", "--default", "store", remote)
+    sh(other, "dvc", "exp", "pull", "origin", name)
+    sh(other, "dvc", "exp", "apply", name)
+    found = json.loads((other / "reports/metrics/train.json").read_text(encoding="utf-8"))
+    assert found["epoch"] == 1
+    assert "latent: 2\n" in (other / "params.yaml").read_text(encoding="utf-8")
+    assert (other / "models/vae.safetensors").is_file()
+    assert (other / "reports/report.html").is_file()
+    assert "Running stage" not in sh(other, "dvc", "repro")
+
+
+def test_an_experiment_is_shared_over_a_folder(clone: Path, tmp_path: Path) -> None:
+    share(clone, str(tmp_path / "store"), "over-a-folder", tmp_path)
+
+
+@pytest.fixture
+def ssh(tmp_path: Path) -> Iterator[int]:
+    """An SSH server on the loopback interface, with keys of its own; its port."""
+    assert SSHD
+    for key in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / key], check=True)
+    shutil.copy(tmp_path / "user.pub", tmp_path / "authorized")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/authorized\n"
+        f"PidFile {tmp_path}/pid\nStrictModes no\nUsePAM no\nSubsystem sftp internal-sftp\nPermitRootLogin yes\n",
+        encoding="utf-8",
+    )
+    Path("/run/sshd").mkdir(exist_ok=True)
+    server = subprocess.Popen([SSHD, "-D", "-f", tmp_path / "config", "-E", tmp_path / "log"])
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield port
+    server.terminate()
+    server.wait()
+
+
+@pytest.mark.skipif(not SSHD, reason="no SSH server is installed")
+def test_an_experiment_is_shared_over_ssh(clone: Path, ssh: int, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    url = f"ssh://{getpass.getuser()}@127.0.0.1:{ssh}{tmp_path}/store"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path))
+        (tmp_path / ".ssh").mkdir()
+        (tmp_path / ".ssh/config").write_text(
+            f"Host 127.0.0.1\n  IdentityFile {tmp_path}/user\n  StrictHostKeyChecking no\n", encoding="utf-8"
+        )
+        share(clone, url, "over-ssh", tmp_path)
+    assert any((tmp_path / "store/files").rglob("*"))
