@@ -29,12 +29,13 @@ STUDIES = {
     "sigma": Study(
         title="The decoder's noise σ, towards zero",
         story=(
-            "σ says how exactly an image must be reproduced. As it shrinks, p(x | z) tends to a Dirac delta at f(z), "
-            "no image may score above the ceiling −D/2 · ln 2πσ², which rises without limit, and log p(x) follows it "
-            "only for as long as the decoder's residual is no larger than σ. Below that, every missed pixel costs "
-            "more than the ceiling gains: log p(x) falls, the posteriors become too narrow and bent to sample, and "
-            "fewer estimates can be trusted. A large σ lets the model ignore detail: the KL falls, reconstructions and "
-            "samples blur. Reconstructions alone get sharper all the way down; only log p(x) says where to stop."
+            "σ says how exactly an image must be reproduced. No image can score above the ceiling −D/2 · ln 2πσ², "
+            "which rises without limit as p(x | z) tends to a Dirac delta; but the residual x − f(z) stops falling "
+            "at what the latent variable can carry. Log p(x) is best where σ is about as large as that residual. "
+            "Below, a missed pixel costs more than the ceiling gains, and log p(x) falls without bound: the encoder "
+            "spends ever more nats on exactness (KL), its encodings leave the prior, and samples turn ghostly, while"
+            " reconstructions look no better. Above, detail may be ignored: the KL falls, and samples are clean. "
+            "Training works all the way down, and each log p(x) can be believed, however bad the model."
         ),
         parameter="model.sigma",
         axis="σ, in pixel units",
@@ -46,8 +47,8 @@ STUDIES = {
         title="The number of latent dimensions",
         story=(
             "More dimensions carry more of an image. Log p(x) rises steeply at first and then less and less, as the "
-            "encoder leaves further dimensions unused. The gap between log p(x) and the ELBO grows, since a "
-            "diagonal Gaussian fits the posterior less well, and so does the share of images whose log p(x) cannot be "
+            "encoder leaves further dimensions unused. The gap between log p(x) and the ELBO grows, since a diagonal"
+            " Gaussian fits the posterior less well, and so does the share of images whose log p(x) cannot be "
             "trusted: a model that is better may be one that is harder to measure."
         ),
         parameter="model.latent",

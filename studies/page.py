@@ -91,7 +91,7 @@ def pictures(study: Study, models: Mapping[float, trained.Trained]) -> Figure:
         rows.append(_images(decoded, dataset.shape))
     rows[0] = np.concatenate([rows[0], np.zeros((SAMPLES, *dataset.shape))])
     with_gap = [np.concatenate([row[:DIGITS], np.zeros((1, *dataset.shape)), row[DIGITS:]]) for row in rows]
-    figure = figures.grid(np.stack(with_gap), row_labels=["test digits", *(f"{value:g}" for value in models)])
+    figure = figures.grid(np.stack(with_gap), row_labels=["test digits", *(_short(value) for value in models)])
     figure.axes[0].set(ylabel=study.axis, xlabel="reconstructions f(μ(x)), left; samples f(z), z ~ N(0, I), right")
     return figure
 
@@ -106,8 +106,11 @@ def _log_px(panel: Any, table: pd.DataFrame) -> None:
     ceilings = [gaussian_ceiling(int(row["pixels"]), row["sigma"]) for row in table.to_dict("records")]
     if len(set(ceilings)) > 1:
         panel.plot(table["value"], ceilings, color=GREY, ls=":", label="ceiling of σ")
-        # Far below, the curves are off the scale of the rest; the table has the numbers.
-        panel.set_ylim(bottom=max(table[["log_px", "elbo"]].to_numpy().min() - 200, -3000))
+        bottom = max(table[["log_px", "elbo"]].to_numpy().min() - 200, -1500)
+        panel.set_ylim(bottom=bottom)
+        for row in pd.DataFrame(table[table["log_px"] < bottom]).to_dict("records"):
+            panel.annotate(f"{row['log_px']:,.0f}".replace("-", "−") + " ↓", (row["value"], bottom), xytext=(0, 4),
+                           textcoords="offset points", ha="center", fontsize=8, color=BLUE)  # fmt: skip
     panel.set(title="log p(x) and ELBO", ylabel="nats per image")
     panel.legend(fontsize=8)
 
@@ -164,13 +167,19 @@ PANELS: dict[str, Callable[[Any, pd.DataFrame], None]] = {
 }  # fmt: skip
 
 
+def _short(value: float) -> str:
+    return f"{value:.2g}" if value < 1 else f"{value:g}"
+
+
 def plot(study: Study, table: pd.DataFrame) -> Figure:
     """The study's panels over its parameter."""
-    figure, axes = figures.new(9.0, 6.2, rows=2, columns=2)
+    figure, axes = figures.new(9.0, 6.8, rows=2, columns=2)
+    if engine := figure.get_layout_engine():
+        engine.set(h_pad=0.12)  # pyright: ignore[reportCallIssue]
     for panel, name in zip(list[Any](axes.flat), study.panels, strict=True):
         PANELS[name](panel, table)
         panel.set_xscale("log")
-        panel.set_xticks(table["value"], [f"{value:.2g}" if value < 1 else f"{value:g}" for value in table["value"]])
+        panel.set_xticks(table["value"], [_short(value) for value in table["value"]])
         panel.minorticks_off()
         panel.set_xlabel(study.axis)
     return figure

@@ -2,14 +2,18 @@
 
 import getpass
 import json
+import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.queue import run_queue, sh, verdict
@@ -118,3 +122,38 @@ def test_an_experiment_is_shared_over_ssh(clone: Path, ssh: int, tmp_path: Path)
         )
         share(clone, url, "over-ssh", tmp_path)
     assert any((tmp_path / "store/files").rglob("*"))
+
+
+def killed(clone: Path, *options: str) -> None:
+    """`dvc exp run` and its stage, killed while training."""
+    command = ["dvc", "exp", "run", *options, "-S", "train.epochs=100000"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with (clone.parent / "killed.log").open("w+", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command, cwd=clone, env=os.environ | {"PATH": path}, stdout=log, stderr=log, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while "epoch   3/" not in (clone.parent / "killed.log").read_text(encoding="utf-8"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert (
+            subprocess.run(["tools/recover"], cwd=clone, env=os.environ | {"PATH": path}, check=False).returncode == 1
+        )
+        stages = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        for pid in (process.pid, *stages):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize("options", [("--temp", "--name", "cut"), ("--name", "cut")])
+def test_after_a_killed_experiment_the_repository_can_be_put_right(clone: Path, options: tuple[str, ...]) -> None:
+    branch = sh(clone, "git", "rev-parse", "--abbrev-ref", "HEAD")
+    killed(clone, *options)
+    sh(clone, "python", "tools/recover")
+    sh(clone, "git", "restore", "--staged", "--worktree", ".")
+    sh(clone, "dvc", "checkout", "-q")
+    assert sh(clone, "git", "rev-parse", "--abbrev-ref", "HEAD") == branch
+    assert sh(clone, "git", "status", "--porcelain", "--untracked-files=no") == ""
+    assert "unning" not in sh(clone, "dvc", "exp", "show", "--csv")
+    assert "Running stage" not in sh(clone, "dvc", "repro")
