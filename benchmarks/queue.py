@@ -55,10 +55,12 @@ def clone(folder: Path) -> None:
     sh(folder, "git", "commit", "-q", "-m", "clone")
 
 
-def run_queue(folder: Path, grid: str, settings: dict[str, str], jobs: int, limit: float = 1800) -> float:
-    """Queue an experiment for each value of the grid and run them; seconds until the last one is done."""
+def run_queue(
+    folder: Path, grid: str, settings: dict[str, str], jobs: int, *, last: str = "report", limit: float = 1800
+) -> float:
+    """Queue an experiment for each value of the grid and run them up to a stage; seconds until all are done."""
     options = [word for key, value in settings.items() for word in ("-S", f"{key}={value}")]
-    sh(folder, "dvc", "exp", "run", "--queue", "-S", grid, *options)
+    sh(folder, "dvc", "exp", "run", "--queue", "-S", grid, *options, last)
     start = time.monotonic()
     sh(folder, "dvc", "queue", "start", "-j", str(jobs))
     while any(word in sh(folder, "dvc", "queue", "status") for word in ("Running", "Queued")):

@@ -22,7 +22,7 @@ SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
 
 
 def test_four_queued_experiments_with_two_workers_are_four_runs_of_the_same_names(clone: Path) -> None:
-    run_queue(clone, "model.latent=1,2,4,5", {"train.epochs": "1"}, jobs=2, limit=600)
+    run_queue(clone, "model.latent=1,2,4,5", {"train.epochs": "1"}, jobs=2, last="evaluate", limit=600)
     found = verdict(clone)
     assert len(found["experiments"]) == 4
     assert set(found["experiments"].values()) == {"success"}
