@@ -120,8 +120,9 @@ def test_a_server_killed_in_the_middle_costs_seconds_and_no_epoch(
         time.sleep(0.1)
     server.kill()
     output = done(training)
-    # Delivery took part of the time before the kill: its limit is on the whole.
-    assert time.monotonic() - start < alone + 15
+    took = time.monotonic() - start
+    print(f"alone {alone:.1f} s, with a server that was killed {took:.1f} s")
+    assert took < alone + 10
     assert output.count("warning: ") == 1, output
     before = len(epochs_of(server, tmp_path.name))
     assert 3 <= before < EPOCHS
