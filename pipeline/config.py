@@ -10,12 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
 
 from pipeline.errors import UserError
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Layer = Annotated[int, Field(ge=1, le=65_536)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+# DVC reads this file too; what no person writes is a mistake or an attack.
+LARGEST_FILE = 1 << 20  # bytes
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -30,9 +35,9 @@ class Data(Section):
 
 
 class Model(Section):
-    latent: Count
-    encoder: tuple[Count, ...]
-    decoder: tuple[Count, ...]
+    latent: Layer
+    encoder: tuple[Layer, ...]
+    decoder: tuple[Layer, ...]
     activation: Literal["elu", "gelu", "relu", "silu", "tanh"]
     sigma: Positive
 
@@ -48,6 +53,7 @@ class Train(Section):
     clip_norm: Positive
     validation: Annotated[float, Field(gt=0, lt=1)]
     precision: Literal["float32", "bfloat16"]
+    rollbacks: Annotated[int, Field(ge=0, le=100)]
     seed: Seed
 
 
@@ -95,6 +101,10 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
 
 
+class Recovery(Section):
+    save_every: Positive
+
+
 class Tracking(Section):
     mode: Literal["off", "best_effort", "required"]
 
@@ -110,6 +120,7 @@ class Params(Section):
     compare: Compare
     render: Render
     runtime: Runtime
+    recovery: Recovery
     tracking: Tracking
 
 
@@ -146,8 +157,16 @@ def read_yaml(path: Path) -> Any:
         ParameterError: when it cannot be read.
     """
     try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE + 1).decode("utf-8")
+        if len(text) > LARGEST_FILE:
+            raise ParameterError(path, [f"larger than {LARGEST_FILE} bytes"])
         # YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is a string, a doubled key is an error.
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        yaml = YAML(typ="safe", pure=True)
+        # A few aliases of aliases would grow to gigabytes when they are written out.
+        if any(isinstance(event, AliasEvent) for event in yaml.parse(text)):
+            raise ParameterError(path, ["aliases (*name) are not used here; write the value out"])
+        return yaml.load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic, main_repository
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 8.0  # seconds; with one retry and two mirrors, half a minute at most
+SLOW, START = 10_000.0, 20.0  # bytes a second that a mirror must give on average, once so many seconds are over
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def _download(mirror: str, file: Pinned) -> bytes:
                 response.raise_for_status()
                 size = int(response.headers.get("Content-Length", 0)) or None
                 with tqdm(total=size, unit="B", unit_scale=True, desc=file.archive, disable=None) as bar:
-                    blocks = response.iter_content(1 << 16)
+                    blocks = response.iter_content(1 << 12)  # small, so that a slow mirror is seen to be slow
                     archive = _bounded((block for block in blocks if bar.update(len(block)) or True), file)
         except requests.HTTPError as error:
             raise SourceError(str(error).partition(" for url")[0]) from None
@@ -161,11 +163,14 @@ def _download(mirror: str, file: Pinned) -> bytes:
 
 
 def _bounded(blocks: Iterator[bytes], file: Pinned) -> bytes:
-    """All blocks in one, as long as they are no more than an archive of this content can be."""
-    limit = file.size + 4096
+    """All blocks in one, as long as they come in time and are no more than an archive of this content can be."""
+    limit, start = file.size + 4096, time.monotonic()
     archive = bytearray()
     for block in blocks:
         archive += block
+        seconds = time.monotonic() - start
+        if seconds > START and len(archive) < SLOW * seconds:
+            raise UnreachableError(f"too slow: {len(archive)} bytes in {seconds:.0f} s")
         if len(archive) > limit:
             raise SourceError(f"larger than the {limit} bytes that it can be at most")
     return bytes(archive)

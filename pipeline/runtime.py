@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import platform
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -57,6 +59,27 @@ def _node(process: psutil.Process) -> str:
         return ""
     named = [word for word in command if re.fullmatch(r"dvc-exp-\w+-\d+@\w+", word)]
     return named[0].partition("@")[0] if "queue-worker" in command and named else ""
+
+
+def environment(device: torch.device) -> list[str]:
+    """What may round in its own way: with another processor, thread count or version, bytes may differ."""
+    where = [f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"]
+    if device.type == "cuda":
+        where.append(f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}")
+    elif device.type != "cpu":
+        where.append(device.type)
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "scipy", "arviz-stats"))
+    python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    return [*where, python, packages]
+
+
+def _processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def device(name: str) -> torch.device:

@@ -1,6 +1,7 @@
 """The two tables that stages hand on: the history of training (CSV) and the measured images (Parquet)."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write atomically."""
+    """Write atomically, with checksums."""
     with atomic(path) as temporary:
-        table.to_parquet(temporary, index=False)
+        table.to_parquet(temporary, index=False, write_page_checksum=True)
 
 
 def read_csv(path: Path, *columns: str) -> pd.DataFrame:
@@ -37,7 +38,7 @@ def read_parquet(path: Path, *columns: str) -> pd.DataFrame:
     Raises:
         UserError: when it is missing, damaged, or without them.
     """
-    return _read(path, pd.read_parquet, columns)
+    return _read(path, partial(pd.read_parquet, page_checksum_verification=True), columns)
 
 
 def rows(table: pd.DataFrame, column: str, value: object) -> pd.DataFrame:

@@ -1,10 +1,12 @@
-"""Tensors and their description in one safetensors file: no pickle, and the same bytes every time."""
+"""Tensors and their description in one safetensors file: no pickle, the same bytes every time, damage is known."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,10 +16,20 @@ from pipeline.files import atomic
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write atomically. The description is one metadata entry, since the order of several is not fixed."""
+    """Write atomically, with a digest of the content.
+
+    Raises:
+        OSError: when the disk is full or the folder cannot be written.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(description, sort_keys=True)
+    # One metadata entry, since the order of several is not fixed.
+    header = {"description": json.dumps([_digest(contiguous, text), text])}
     with atomic(path) as temporary:
-        save_file(contiguous, temporary, {"description": json.dumps(description, sort_keys=True)})
+        try:
+            save_file(contiguous, temporary, header)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {error}") from None
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -28,9 +40,21 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {})["description"])
-            return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
+            expected, text = json.loads((file.metadata() or {})["description"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if _digest(tensors, text) != expected:
+            raise ValueError("its content is not what was written")
+        return tensors, json.loads(text)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run `dvc repro` to make it again") from None
+
+
+def _digest(tensors: Mapping[str, Tensor], description: str) -> str:
+    """SHA-256 over description, names, types, shapes and values."""
+    digest = hashlib.sha256(description.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

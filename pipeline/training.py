@@ -3,22 +3,25 @@
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.bounds import Elbo, elbo
 from pipeline.config import Train
 from pipeline.errors import UserError
+from pipeline.lifetime import deferred
 from pipeline.observations import dequantise
+from pipeline.scratch import Scratch
 from pipeline.vae import VAE
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+ROLLBACK = 0.5  # of the learning rate after each rollback
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ class Epoch:
     best: bool
 
 
+class NotFiniteError(UserError):
+    """The arithmetic of training failed: the message says where, in which term, and what to try."""
+
+
 def split(images: int, validation: float, seed: int) -> tuple[Int[Tensor, " train"], Int[Tensor, " held_out"]]:
     """Indices of the images to train on and of those held out, a random split that the seed fixes.
 
@@ -50,7 +57,9 @@ def split(images: int, validation: float, seed: int) -> tuple[Int[Tensor, " trai
     return order[held_out:].sort().values, order[:held_out].sort().values
 
 
-def fit(vae: VAE, images: UInt8[Tensor, "images pixels"], levels: int, settings: Train) -> Iterator[Epoch]:
+def fit(
+    vae: VAE, images: UInt8[Tensor, "images pixels"], levels: int, settings: Train, scratch: Scratch | None = None
+) -> Iterator[Epoch]:
     """Train `vae` in place and yield a record after each epoch; at the end it holds the best epoch's weights.
 
     Every epoch dequantises afresh. The validation images keep one dequantisation and one latent noise,
@@ -61,58 +70,192 @@ def fit(vae: VAE, images: UInt8[Tensor, "images pixels"], levels: int, settings:
         images: the training images, on the same device; `settings.validation` of them are held out.
         levels: grey levels of the images, for dequantisation.
         settings: the section `train` of the parameters.
+        scratch: where the state is kept between steps, and where an earlier one is found. Going on from it gives the
+            same records and weights as if nothing had happened; records of epochs before it come first.
 
     Raises:
-        UserError: when the ELBO is no longer finite.
+        NotFiniteError: when a term of the ELBO, or the gradient, is no longer finite, and no rollback is left.
     """
-    device = images.device
-    generator = torch.Generator(device).manual_seed(settings.seed)
-    train_index, held_out_index = (index.to(device) for index in split(len(images), settings.validation, settings.seed))
-    held_out = dequantise(images[held_out_index], levels, generator)
-    held_out_noise = torch.randn(1, len(held_out), vae.latent, generator=generator, device=device)
+    training = _Training(vae, images, levels, settings)
+    if scratch and (saved := scratch.load()):
+        training.restore(*saved)
+    yield from list(training.history)
+    try:
+        while training.epoch <= settings.epochs:
+            try:
+                while training.done < training.steps:
+                    with deferred():
+                        training.step()
+                    if scratch and scratch.due():
+                        scratch.save(*training.state())
+                with deferred():
+                    training.end_epoch()
+            except NotFiniteError:
+                if training.rollbacks == settings.rollbacks:
+                    raise
+                with deferred():
+                    training.roll_back()
+            else:
+                yield training.history[-1]
+    except BaseException:
+        if scratch:
+            scratch.save(*training.state())
+        raise
+    vae.load_state_dict(training.best)
+    vae.eval()
 
-    steps = math.ceil(len(train_index) / settings.batch_size)
-    optimizer, schedule = _optimizer(vae, settings, steps * settings.epochs)
-    best_elbo, best_weights = -math.inf, _copy_of_weights(vae)
-    for epoch in range(1, settings.epochs + 1):
-        vae.train()
-        order = train_index[torch.randperm(len(train_index), generator=generator, device=device)]
-        sums, norms = torch.zeros(2, device=device), torch.zeros((), device=device)
-        for batch in order.split(settings.batch_size):
-            x = dequantise(images[batch], levels, generator)
-            noise = torch.randn(1, len(x), vae.latent, generator=generator, device=device)
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                terms = elbo(vae, x, noise)
-            (-terms.value.mean()).backward()
-            norms += nn.utils.clip_grad_norm_(vae.parameters(), settings.clip_norm)
-            optimizer.step()
-            schedule.step()
-            sums += torch.stack([terms.reconstruction.detach().sum(), terms.kl.detach().sum()])
-        train = Elbo(*(sums / len(order)).cpu())
-        validation = _mean_elbo(vae, held_out, held_out_noise, settings.batch_size)
+
+class _Training:
+    """A training between two steps: all that the next one depends on, beside images and settings."""
+
+    def __init__(self, vae: VAE, images: Tensor, levels: int, settings: Train) -> None:
+        self.vae, self.images, self.levels, self.settings = vae, images, levels, settings
+        device = images.device
+        self.generator = torch.Generator(device).manual_seed(settings.seed)
+        parts = split(len(images), settings.validation, settings.seed)
+        self.train_index, held_out = (index.to(device) for index in parts)
+        self.held_out = dequantise(images[held_out], levels, self.generator)
+        self.held_out_noise = torch.randn(1, len(held_out), vae.latent, generator=self.generator, device=device)
+        options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
+        self.optimizer = OPTIMIZERS[settings.optimizer](vae.parameters(), **options)
+        self.steps = math.ceil(len(self.train_index) / settings.batch_size)
+        self.epoch, self.done = 1, 0  # the epoch under way, and its steps that are done
+        self.totals = [0.0, 0.0, 0.0]  # over those: reconstruction and KL of images, norms of gradients
+        self.rollbacks = 0
+        self.history: list[Epoch] = []
+        self.best_elbo, self.best = -math.inf, copy.deepcopy(vae.state_dict())
+        self.order, self.epoch_start = self.train_index, None
+        self._begin_epoch()
+
+    def step(self) -> None:
+        """One step, whole or, where it fails, not at all.
+
+        Raises:
+            NotFiniteError: when a term or the gradient is not finite.
+        """
+        size, device = self.settings.batch_size, self.images.device
+        batch = self.order[self.done * size : (self.done + 1) * size]
+        before = self.generator.get_state()
+        x = dequantise(self.images[batch], self.levels, self.generator)
+        noise = torch.randn(1, len(x), self.vae.latent, generator=self.generator, device=device)
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            terms = elbo(self.vae, x, noise)
+        (-terms.value.mean()).backward()
+        norm = nn.utils.clip_grad_norm_(self.vae.parameters(), self.settings.clip_norm)
+        values = torch.stack([terms.reconstruction.detach().sum(), terms.kl.detach().sum(), norm]).tolist()
+        if not all(map(math.isfinite, values)):
+            self.generator.set_state(before)
+            raise NotFiniteError(self._advice(f"step {self.done + 1} of {self.steps}", values))
+        self._set_learning_rate()
+        self.optimizer.step()
+        self.totals = [total + value for total, value in zip(self.totals, values, strict=True)]
+        self.done += 1
+
+    def end_epoch(self) -> None:
+        """Measure the epoch, keep its weights if they are the best, and begin the next.
+
+        Raises:
+            NotFiniteError: when the validation ELBO is not finite.
+        """
+        validation = _mean_elbo(self.vae, self.held_out, self.held_out_noise, self.settings.batch_size)
         value = float(validation.value)
-        if not math.isfinite(value) or not math.isfinite(float(train.value)):
-            raise UserError(
-                f"epoch {epoch}: the ELBO is no longer finite (training {float(train.value)}, validation {value}); "
-                "try a smaller train.learning_rate or train.clip_norm, or a larger model.sigma"
-            )
-        if best := value > best_elbo:
-            best_elbo, best_weights = value, _copy_of_weights(vae)
-        yield Epoch(
-            epoch=epoch,
-            train_elbo=float(train.value),
-            train_reconstruction=float(train.reconstruction),
-            train_kl=float(train.kl),
+        if not math.isfinite(value):
+            terms = [float(validation.reconstruction), float(validation.kl), 0.0]
+            raise NotFiniteError(self._advice("validation", terms))
+        if best := value > self.best_elbo:
+            self.best_elbo, self.best = value, copy.deepcopy(self.vae.state_dict())
+        reconstruction, kl = (total / len(self.order) for total in self.totals[:2])
+        record = Epoch(
+            epoch=self.epoch,
+            train_elbo=reconstruction - kl,
+            train_reconstruction=reconstruction,
+            train_kl=kl,
             validation_elbo=value,
             validation_reconstruction=float(validation.reconstruction),
             validation_kl=float(validation.kl),
-            learning_rate=optimizer.param_groups[0]["lr"],
-            gradient_norm=float(norms) / steps,
+            learning_rate=self._set_learning_rate(),
+            gradient_norm=self.totals[2] / self.steps,
             best=best,
         )
-    vae.load_state_dict(best_weights)
-    vae.eval()
+        self.history.append(record)
+        self.epoch, self.done, self.totals = self.epoch + 1, 0, [0.0, 0.0, 0.0]
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self.vae.train()
+        images = len(self.train_index)
+        shuffled = torch.randperm(images, generator=self.generator, device=self.images.device)
+        self.order, self.epoch_start = self.train_index[shuffled], None
+        if self.settings.rollbacks:
+            self.epoch_start = copy.deepcopy(self.state())
+
+    def roll_back(self) -> None:
+        """Back to the start of the epoch, with a smaller learning rate from now on."""
+        assert self.epoch_start
+        rollbacks, start = self.rollbacks + 1, self.epoch_start
+        self.restore(*copy.deepcopy(start))
+        self.rollbacks, self.epoch_start = rollbacks, start
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything as tensors and as what JSON can hold."""
+        tensors = {"order": self.order, "generator": self.generator.get_state()}
+        tensors |= {f"weights/{name}": value for name, value in self.vae.state_dict().items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{name}": value for name, value in moments.items()}
+        numbers: dict[str, Any] = {
+            "epoch": self.epoch, "done": self.done, "totals": self.totals, "rollbacks": self.rollbacks,
+            "history": [asdict(epoch) for epoch in self.history],
+        }  # fmt: skip
+        if self.epoch_start:
+            tensors |= {f"epoch_start/{name}": value for name, value in self.epoch_start[0].items()}
+            numbers["epoch_start"] = self.epoch_start[1]
+        return tensors, numbers
+
+    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        device = self.images.device
+        self.vae.load_state_dict(_below("weights", tensors))
+        self.best = {name: value.to(device) for name, value in _below("best", tensors).items()}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in _below("optimizer", tensors).items():
+            index, _, name = key.partition("/")
+            moments.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.order = tensors["order"].to(device)
+        self.generator.set_state(tensors["generator"].cpu())
+        self.epoch, self.done, self.rollbacks = numbers["epoch"], numbers["done"], numbers["rollbacks"]
+        self.totals = numbers["totals"]
+        self.history = [Epoch(**record) for record in numbers["history"]]
+        self.best_elbo = max((epoch.validation_elbo for epoch in self.history), default=-math.inf)
+        start = numbers.get("epoch_start")
+        self.epoch_start = (_below("epoch_start", tensors), start) if start else None
+
+    def _set_learning_rate(self) -> float:
+        """That of the next step."""
+        step, steps = (self.epoch - 1) * self.steps + self.done, self.steps * self.settings.epochs
+        factor = learning_rate_factor(step, steps, self.settings.warmup, self.settings.final_learning_rate)
+        rate = self.settings.learning_rate * factor * ROLLBACK**self.rollbacks
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _advice(self, where: str, values: list[float]) -> str:
+        terms = ("reconstruction term of the ELBO", "KL", "gradient's norm")
+        term, value = next((term, value) for term, value in zip(terms, values, strict=True) if not math.isfinite(value))
+        remedy = "a larger model.sigma, " if term == terms[0] else ""
+        after = f" after {self.rollbacks} rollbacks" if self.rollbacks else ""
+        return (
+            f"epoch {self.epoch}, {where}{after}: the {term} is {value}; try {remedy}a smaller train.learning_rate or "
+            "train.clip_norm, or more train.rollbacks"
+        )
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries under `prefix/`, by the rest of their names."""
+    return {name.removeprefix(f"{prefix}/"): value for name, value in tensors.items() if name.startswith(f"{prefix}/")}
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float, final: float) -> float:
@@ -122,19 +265,6 @@ def learning_rate_factor(step: int, steps: int, warmup: float, final: float) -> 
         return (step + 1) / (rise + 1)
     progress = (step - rise) / max(1.0, steps - rise)
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def _optimizer(vae: VAE, settings: Train, steps: int) -> tuple[Optimizer, LambdaLR]:
-    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
-    optimizer = OPTIMIZERS[settings.optimizer](vae.parameters(), **options)
-    schedule = LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, steps, settings.warmup, settings.final_learning_rate)
-    )
-    return optimizer, schedule
-
-
-def _copy_of_weights(vae: VAE) -> dict[str, Tensor]:
-    return copy.deepcopy(vae.state_dict())
 
 
 @torch.inference_mode()

@@ -6,9 +6,9 @@ import sys
 import pandas as pd
 import torch
 
-from pipeline import config, datasets, probes, runtime, sources, tables, trained
+from pipeline import config, datasets, lifetime, probes, runtime, sources, tables, trained
 from pipeline.datasets import Dataset
-from pipeline.errors import UserError, guarded
+from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.likelihood import baselines, importance
 from pipeline.observations import dequantised
@@ -36,7 +36,7 @@ def main() -> None:
             **{f"auroc_{row.kind.replace(' ', '_')}": round(row.auroc, 4) for row in found},
         }
         tables.write_parquet(arguments.table, table)
-        write_json(arguments.metrics, {"compare": metrics})
+        write_json(arguments.metrics, {"compare": metrics, "environment": runtime.environment(device)})
         run.metrics({"compare": metrics})
     for row in found:
         print(f"{row.kind}: median log p(x) {row.median:.1f}, AUROC {row.auroc:.3f}")
@@ -85,4 +85,4 @@ def beside(dataset: Dataset, params: config.Params, model: config.Model) -> dict
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(lifetime.run(main))

@@ -2,8 +2,7 @@
 
 import sys
 
-from pipeline import config, datasets, sources
-from pipeline.errors import guarded
+from pipeline import config, datasets, lifetime, sources
 from pipeline.runtime import paths
 
 
@@ -21,4 +20,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(lifetime.run(main))

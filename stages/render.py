@@ -4,8 +4,7 @@ import sys
 
 import torch
 
-from pipeline import config, datasets, figures, probes, runtime, tables, trained
-from pipeline.errors import guarded
+from pipeline import config, datasets, figures, lifetime, probes, runtime, tables, trained
 from pipeline.gallery import PICTURES, Scene, convergence, overview
 
 
@@ -40,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(lifetime.run(main))

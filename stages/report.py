@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import checkpoint, config, probes, report, runtime, tables
-from pipeline.errors import guarded
+from pipeline import checkpoint, config, lifetime, probes, report, runtime, tables
 from pipeline.files import read_metrics, sha256, write_text
 from pipeline.likelihood.weights import MINIMUM_ESS
 from pipeline.observations import gaussian_ceiling
@@ -25,11 +24,12 @@ def main() -> None:
     table = tables.read_parquet(arguments.table, "label", "trusted", "log_px")
     measured = tables.read_parquet(arguments.probes, "kind", "log_px", "trusted")
     log_px = tables.numbers(table, "log_px")
+    train, test = read_metrics(arguments.train_metrics), read_metrics(arguments.test_metrics)
     values = {
-        "params": params.model_dump(exclude={"tracking"}),
+        "params": params.model_dump(exclude={"recovery", "tracking"}),
         "data": {"name": description.dataset, "levels": description.levels, "pixels": pixels},
-        "train": read_metrics(arguments.train_metrics),
-        "test": read_metrics(arguments.test_metrics)["test"],
+        "train": train,
+        "test": test["test"],
         "verify": read_metrics(arguments.verify_metrics)["verify"],
         "compare": read_metrics(arguments.compare_metrics)["compare"],
         "untrusted": report.untrusted(table),
@@ -42,6 +42,8 @@ def main() -> None:
         "lineage": {
             "data": description.data_sha256,
             "model": model_sha256,
+            "trained_on": "; ".join(train["environment"]),
+            "measured_on": "; ".join(test["environment"]),
             "code": report.code_digest([Path("pipeline"), Path("stages")]),
             "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "dvc", "mlflow")),
         },
@@ -55,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(lifetime.run(main))

@@ -6,8 +6,7 @@ from dataclasses import asdict
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline import checkpoint, config, datasets, runtime, tables
-from pipeline.errors import guarded
+from pipeline import checkpoint, config, datasets, lifetime, runtime, scratch, tables
 from pipeline.files import sha256, write_json
 from pipeline.tracking.run import TRAINING, Run
 from pipeline.training import Epoch, fit
@@ -23,10 +22,15 @@ def main() -> None:
 
     vae = VAE(params.model, dataset.pixels).to(device)
     images = dataset.train_images.flatten(1).to(device)
-    with Run("train", params.tracking, (dataset.name, data_sha256)) as run:
+    environment = runtime.environment(device)
+    sections = params.model_dump(mode="json", include={"model", "train"})
+    with (
+        Run("train", params.tracking, (dataset.name, data_sha256)) as run,
+        scratch.opened("train", params.recovery, sections, data_sha256, environment) as kept,
+    ):
         run.params(params.model_dump(include=set(TRAINING)))
         history: list[Epoch] = []
-        epochs = fit(vae, images, dataset.levels, params.train)
+        epochs = fit(vae, images, dataset.levels, params.train, kept)
         for epoch in tqdm(epochs, total=params.train.epochs, unit="epoch", disable=None):
             history.append(epoch)
             tqdm.write(report(epoch, params.train.epochs))
@@ -40,7 +44,7 @@ def main() -> None:
         )  # fmt: skip
         checkpoint.save(arguments.model, vae.state_dict(), description)
         tables.write_csv(arguments.history, pd.DataFrame(history))
-        write_json(arguments.metrics, metrics(best))
+        write_json(arguments.metrics, {**metrics(best), "environment": environment})
         run.model(arguments.model, sha256(arguments.model))
         run.metrics(metrics(best))
 
@@ -62,4 +66,4 @@ def metrics(best: Epoch) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(lifetime.run(main))

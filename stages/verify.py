@@ -9,8 +9,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from pipeline import config, datasets, runtime, tables, trained
-from pipeline.errors import guarded
+from pipeline import config, datasets, lifetime, runtime, tables, trained
 from pipeline.files import write_json
 from pipeline.likelihood import annealed, convergence, gap, importance
 from pipeline.likelihood.weights import Weights
@@ -40,7 +39,7 @@ def main() -> None:
         metrics = summary(table)
         tables.write_parquet(arguments.table, table.reset_index(drop=True))
         tables.write_csv(arguments.curves, curves)
-        write_json(arguments.metrics, {"verify": metrics})
+        write_json(arguments.metrics, {"verify": metrics, "environment": runtime.environment(device)})
         run.metrics({"verify": metrics})
     print(f"evaluate - annealed: {metrics['difference']:+.2f} ± {metrics['difference_se']:.2f} nats per image")
     print(f"bidirectional gap on simulated images: {metrics['bdmc_gap']:.2f} ± {metrics['bdmc_gap_se']:.2f} nats")
@@ -122,4 +121,4 @@ def summary(table: pd.DataFrame) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(lifetime.run(main))

@@ -58,6 +58,12 @@ def test_the_committed_file_is_valid() -> None:
         ("  latent: 16", "  epochs: 3\n  latent: 16", "model.epochs: unknown key; did you mean train.epochs?"),
         ("  latent: 16", "  latent: 16\n  latent: 33", "duplicate key"),
         ("model:\n", "model: [\n", "not valid YAML: line"),
+        (
+            "  latent: 16",
+            "  latent: 100000000",
+            "model.latent = 100000000: input should be less than or equal to 65536",
+        ),
+        ("  encoder: [512, 512]", "  encoder: &a [*a, *a]", "aliases (*name) are not used here"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, told: str) -> None:
@@ -81,6 +87,12 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, content: str) -> None:
     assert "a mapping of sections is expected" in mistakes(tmp_path / "params.yaml")[0]
 
 
+def test_a_file_of_any_size_is_read_no_further_than_the_limit(tmp_path: Path) -> None:
+    with (tmp_path / "params.yaml").open("wb") as file:
+        file.truncate(1 << 40)
+    assert "larger than 1048576 bytes" in mistakes(tmp_path / "params.yaml")[0]
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     assert "cannot be read" in mistakes(tmp_path / "params.yaml")[0]
 
@@ -98,4 +110,4 @@ def test_every_stage_refuses_before_work_with_exit_code_2(tmp_path: Path, stage:
     assert result.returncode == 2, result.stderr
     assert "did you mean model.sigma?" in result.stderr
     assert "Traceback" not in result.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["params.yaml"]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [".scratch", "params.yaml"]

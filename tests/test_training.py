@@ -1,6 +1,9 @@
 """Training: it learns, it chooses by validation, and the seed fixes all of it."""
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,22 +12,25 @@ from torch import Tensor
 from pipeline.config import Model, Train
 from pipeline.datasets import Dataset
 from pipeline.errors import UserError
-from pipeline.training import Epoch, fit, learning_rate_factor, split
+from pipeline.scratch import Scratch
+from pipeline.training import Epoch, NotFiniteError, fit, learning_rate_factor, split
 from pipeline.vae import VAE
 
 SETTINGS = {
     "epochs": 6, "batch_size": 16, "optimizer": "adamw", "learning_rate": 0.01, "warmup": 0.1,
     "final_learning_rate": 0.1, "weight_decay": 0.0, "clip_norm": 100.0, "validation": 0.2,
-    "precision": "float32", "seed": 0,
+    "precision": "float32", "rollbacks": 0, "seed": 0,
 }  # fmt: skip
 MODEL = Model(latent=2, encoder=(16,), decoder=(16,), activation="silu", sigma=0.2)
 
 
-def run(dataset: Dataset, model: Model = MODEL, **changes: object) -> tuple[VAE, list[Epoch]]:
+def run(
+    dataset: Dataset, model: Model = MODEL, scratch: Scratch | None = None, **changes: object
+) -> tuple[VAE, list[Epoch]]:
     torch.manual_seed(0)
     vae = VAE(model, dataset.pixels)
     settings = Train.model_validate(SETTINGS | changes)
-    return vae, list(fit(vae, dataset.train_images.flatten(1), dataset.levels, settings))
+    return vae, list(fit(vae, dataset.train_images.flatten(1), dataset.levels, settings, scratch))
 
 
 def weights(vae: VAE) -> Tensor:
@@ -89,8 +95,80 @@ def test_an_empty_part_of_the_split_is_refused(validation: float) -> None:
 
 
 def test_an_elbo_that_is_not_finite_stops_with_advice(tiny: Dataset) -> None:
-    with pytest.raises(UserError, match=r"epoch 1: .*no longer finite.*learning_rate"):
+    with pytest.raises(NotFiniteError, match=r"epoch 1, step 2 of 3: the .* is (nan|inf|-inf); .*learning_rate"):
         run(tiny, learning_rate=1e20, clip_norm=1e30, warmup=0.0)
+
+
+def test_a_sigma_too_small_for_float32_names_the_term(tiny: Dataset) -> None:
+    with pytest.raises(NotFiniteError, match=r"epoch 1, step 1 of 3: the reconstruction term .* is .*model\.sigma"):
+        run(tiny, Model.model_validate({**MODEL.model_dump(), "sigma": 1e-30}))
+
+
+class Killed(Scratch):
+    """Saves at every step, and dies after so many savings."""
+
+    savings = 0
+
+    def save(self, state: dict[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        if self.savings > 0:
+            super().save(state, numbers)
+            self.savings -= 1
+            if self.savings == 0:
+                raise SystemExit
+
+
+EXPLODING: dict[str, Any] = {
+    "learning_rate": 3.0,
+    "clip_norm": 1e30,
+    "warmup": 0.0,
+    "optimizer": "adam",
+    "final_learning_rate": 1.0,
+}
+
+
+HOPELESS: dict[str, Any] = EXPLODING | {"learning_rate": 1e20}
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "adam", "precision": "bfloat16"}, {"rollbacks": 9} | EXPLODING])
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    tiny: Dataset, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """6 epochs of 3 steps; killed after 1, 2, 3, ... more steps, in the middle of epochs too."""
+    undisturbed, epochs = run(tiny, **changes)
+    for savings in range(1, 40):
+        scratch = Killed(tmp_path, 0.0)
+        scratch.savings = savings
+        try:
+            vae, resumed = run(tiny, scratch=scratch, **changes)
+        except SystemExit:
+            continue
+        assert savings > 4
+        assert resumed == epochs
+        assert torch.equal(weights(vae), weights(undisturbed))
+        assert len(list(tmp_path.iterdir())) == 2
+        return
+    raise AssertionError("never ended")
+
+
+def test_rolling_back_makes_an_end_of_infinities(tiny: Dataset) -> None:
+    with pytest.raises(NotFiniteError):
+        run(tiny, **EXPLODING)
+    with pytest.raises(NotFiniteError, match="after 1 rollbacks"):
+        run(tiny, rollbacks=1, **HOPELESS)
+    vae, epochs = run(tiny, rollbacks=9, **EXPLODING)
+    assert weights(vae).isfinite().all()
+    rates = [epoch.learning_rate for epoch in epochs]
+    assert rates[-1] in [3.0 / 2**n for n in range(1, 10)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_the_state_before_a_failed_step_is_kept(tiny: Dataset, tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path, 1e9)
+    with pytest.raises(NotFiniteError):
+        run(tiny, scratch=scratch, **HOPELESS)
+    found = Scratch(tmp_path, 1e9).load()
+    assert found
+    assert (found[1]["epoch"], found[1]["done"]) == (1, 1)
 
 
 def test_gradients_are_clipped(tiny: Dataset) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.bounds import log_joint_gradient
-from pipeline.likelihood.components import Gaussian
+from pipeline.likelihood.components import Gaussian, cholesky
 from pipeline.vae import VAE
 
 # The regression is pulled towards no change by as much as so many samples of unit weight would.
@@ -41,7 +41,8 @@ def adapt(
     epsilon = torch.cat([normal, -normal])
     gradient = log_joint_gradient(vae, x, start.mean + start.unwhiten(epsilon))[1]
     whitened = start.whiten_gradient(gradient)
-    excess, epsilon = (whitened + epsilon).double(), epsilon.double()
+    # A gradient that is no number, where float32 fails, says nothing.
+    excess, epsilon = (whitened + epsilon).double().nan_to_num(0, 0, 0), epsilon.double()
 
     eye = torch.eye(latent, dtype=torch.float64, device=x.device)
     spread = torch.einsum("sbi,sbj->bij", epsilon, epsilon) / len(epsilon)
@@ -53,5 +54,5 @@ def adapt(
     move = move * (math.sqrt(latent) / move.norm(dim=-1, keepdim=True).clamp(min=math.sqrt(latent)))
     factor = start.cholesky.double()
     step = torch.linalg.solve_triangular(factor.mT, move[..., None], upper=True)[..., 0]
-    cholesky = torch.linalg.cholesky(factor @ precision @ factor.mT)
-    return replace(start, mean=start.mean + step.to(start.mean), cholesky=cholesky.to(start.cholesky))
+    adapted = cholesky(factor @ precision @ factor.mT)
+    return replace(start, mean=start.mean + step.to(start.mean), cholesky=adapted.to(start.cholesky))

@@ -18,6 +18,23 @@ Rows = Int[Tensor, " rows"]
 Samples = Float[Tensor, "samples batch latent"]
 
 
+def cholesky(matrix: Float[Tensor, "batch latent latent"]) -> Float[Tensor, "batch latent latent"]:
+    """Cholesky factors of precisions, also where a σ too small for float32 has rounded one to be indefinite.
+
+    There it is the factor with the smallest of a few ridges that mends it, or of the identity. Samples of any proposal
+    are weighed truly; how well it suits the posterior, their weights will tell.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    for ridge in (1e-8, 1e-6, 1e-4, 1e-2):
+        if not failed.any():
+            return factor
+        again, still = torch.linalg.cholesky_ex(matrix + ridge * torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1)))
+        factor = torch.where((failed > 0)[:, None, None], again, factor)
+        failed = torch.where(failed > 0, still, failed)
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    return torch.where((failed > 0)[:, None, None], eye, factor)
+
+
 @dataclass(frozen=True)
 class Gaussian:
     """N(mean, (LLᵀ)⁻¹), L the Cholesky factor of the precision; z = mean + L⁻ᵀ ε."""

@@ -4,7 +4,7 @@ Pilot samples first shape the proposal and choose K for each image. The estimate
 that the choice does no harm: 1/K Σ w is unbiased for p(x) whatever the pilots saw.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,13 +35,6 @@ class Estimate(NamedTuple):
     diagnosis: Diagnosis
     converged: Bool[Tensor, " batch"]  # whether the mode that the proposal rests on was found
     evaluations: Float[Tensor, " batch"]  # of the decoder, a tangent or a gradient counted as one more
-
-
-def concatenate(parts: Sequence[Estimate]) -> Estimate:
-    """The estimates of several batches as those of one."""
-    diagnoses, converged, evaluations = zip(*parts, strict=True)
-    together = Diagnosis(*map(torch.cat, zip(*diagnoses, strict=True)))
-    return Estimate(together, torch.cat(converged), torch.cat(evaluations))
 
 
 class PriorEstimates(NamedTuple):
@@ -80,18 +73,18 @@ def log_px(vae: VAE, x: Float[Tensor, "images pixels"], settings: Evaluate, prop
             of image i depends on the seed and i alone.
         proposal: name of the proposal.
     """
-    return concatenate(list(log_px_by_blocks(vae, x, settings, proposal)))
+    every = blocks(len(x), vae, settings.chunk)
+    parts = [log_px_of_block(Block(vae, x[i.start : i.stop], i, settings), proposal) for i in every]
+    diagnoses, converged, evaluations = zip(*parts, strict=True)
+    together = Diagnosis(*map(torch.cat, zip(*diagnoses, strict=True)))
+    return Estimate(together, torch.cat(converged), torch.cat(evaluations))
 
 
-def log_px_by_blocks(
-    vae: VAE, x: Float[Tensor, "images pixels"], settings: Evaluate, proposal: str
-) -> Iterator[Estimate]:
-    """`log_px` of each of `blocks(len(x), vae, settings.chunk)`, in order."""
-    for images in blocks(len(x), vae, settings.chunk):
-        block = Block(vae, x[images.start : images.stop], images, settings)
-        placed, levels, converged, evaluations = prepare(block, proposal)
-        diagnosis = _estimates(block, placed, levels)
-        yield Estimate(diagnosis, converged.cpu(), evaluations + diagnosis.samples)
+def log_px_of_block(block: Block, proposal: str) -> Estimate:
+    """`log_px` of the images of one block."""
+    placed, levels, converged, evaluations = prepare(block, proposal)
+    diagnosis = _estimates(block, placed, levels)
+    return Estimate(diagnosis, converged.cpu(), evaluations + diagnosis.samples)
 
 
 def ladder(samples: int, budget: int) -> list[int]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import jacrev, jvp, vmap
 
 from pipeline.bounds import log_joint
+from pipeline.likelihood.components import cholesky
 from pipeline.vae import VAE
 
 # Newton decrement gᵀH⁻¹g / 2, the nats that a further step would gain, below which a mode counts as found:
@@ -73,7 +74,7 @@ def fit(vae: VAE, x: Float[Tensor, "batch pixels"], start: Float[Tensor, "batch 
     mode = torch.where(better[:, None], polished, climb.z)
     converged = _decrement(climb.gradient, precision) < TOLERANCE
     evaluations = climb.evaluations + both.evaluations[lower] + _hessian_cost(vae) + 1
-    return Laplace(mode, torch.linalg.cholesky(precision), converged, evaluations)
+    return Laplace(mode, cholesky(precision), converged, evaluations)
 
 
 def _begin(vae: VAE, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "batch latent"]) -> Climb:
@@ -119,7 +120,7 @@ def _hessian_cost(vae: VAE) -> int:
 def _solve(
     matrix: Float[Tensor, "batch latent latent"], vector: Float[Tensor, "batch latent"]
 ) -> Float[Tensor, "batch latent"]:
-    return torch.cholesky_solve(vector[..., None], torch.linalg.cholesky(matrix))[..., 0]
+    return torch.cholesky_solve(vector[..., None], cholesky(matrix))[..., 0]
 
 
 def _decrement(
@@ -156,9 +157,10 @@ def _bounded(
     hessian: Float[Tensor, "batch latent latent"], gauss_newton: Float[Tensor, "batch latent latent"]
 ) -> Float[Tensor, "batch latent latent"]:
     """The Hessian with its eigenvalues relative to Gauss-Newton raised to `FLOOR` where they are less."""
-    factor = torch.linalg.cholesky(gauss_newton)
+    factor = cholesky(gauss_newton)
     half = torch.linalg.solve_triangular(factor, hessian, upper=False)
     relative = torch.linalg.solve_triangular(factor, half.mT, upper=False)
+    relative = relative.nan_to_num(0, 0, 0)  # where float32 fails; the floor is then all there is
     eigenvalues, vectors = torch.linalg.eigh(0.5 * (relative + relative.mT))
     rotated = factor @ vectors
     return (rotated * eigenvalues.clamp(min=FLOOR)[:, None]) @ rotated.mT

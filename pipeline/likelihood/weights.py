@@ -10,6 +10,7 @@ from torch import Tensor
 
 # An estimate is trusted with at least this effective sample size, and a tail that the sample size can carry.
 MINIMUM_ESS = 10.0
+ROUNDING = 0.05  # nats
 
 
 class Weights:
@@ -73,12 +74,14 @@ def diagnose(log_w: Float[Tensor, "samples batch"]) -> Diagnosis:
 
     Trusted means: effective sample size at least `MINIMUM_ESS`, and Pareto k̂ < min(1 − 1/log₁₀ K, 0.7), the shape of
     the weights' upper tail beyond which K samples do not average it (Vehtari et al. 2024). The smoothing that
-    comes with k̂ is not used.
+    comes with k̂ is not used. Finite, and small enough that float32, in which decoders work, rounds a log-weight by
+    less than `ROUNDING` nats.
     """
     samples, batch = log_w.shape
     weights = Weights.of(log_w)
     khat = pareto_khat(log_w)
     trusted = (weights.effective_sample_size >= MINIMUM_ESS) & (khat < khat_threshold(samples))
+    trusted &= weights.log_mean.abs() * torch.finfo(torch.float32).eps < ROUNDING  # also false for what is no number
     return Diagnosis(
         weights.log_mean,
         weights.standard_error,
@@ -113,5 +116,6 @@ def _khat(log_w: NDArray[np.float64]) -> float:
         with np.errstate(divide="raise", over="raise", invalid="raise"):
             # `psislw` takes log-likelihoods, whose negatives are the log-weights of leave-one-out.
             return float(array_stats.psislw(-log_w)[1])
-    except FloatingPointError:
-        return np.inf  # the tail spans more than floating-point numbers do: one weight is all there is
+    except (FloatingPointError, ValueError):
+        # The tail spans more than floating-point numbers do, or is no number: one weight is all there is.
+        return np.inf

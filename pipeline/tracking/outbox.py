@@ -110,6 +110,8 @@ def flat(nested: Mapping[str, Any]) -> dict[str, float]:
     """{"test": {"elbo": 1}} as {"test.elbo": 1}: the names that `dvc exp show` has."""
     values: dict[str, float] = {}
     for name, value in nested.items():
+        if isinstance(value, list):  # words about the numbers
+            continue
         if isinstance(value, Mapping):
             values |= {f"{name}.{key}": number for key, number in flat(value).items()}
         else:

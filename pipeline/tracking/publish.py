@@ -37,7 +37,7 @@ def publish(sink: Sink) -> str:
     _, description = load_model(train["model"])
     history = tables.read_csv(train["history"], "epoch").to_dict("records")
     metrics = [flat(read_metrics(files["metrics"])) for files in outs.values() if "metrics" in files]
-    sections = load_params().model_dump(exclude={"tracking"})
+    sections = load_params().model_dump(exclude={"recovery", "tracking"})
     data = {"name": description.dataset, "digest": description.data_sha256}
     name = identity.experiment_of(str(LOCK)) or identity.name()
     tags = identity.tags() | {"data.sha256": data["digest"]}
