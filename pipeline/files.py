@@ -16,6 +16,9 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what is written there becomes `path` only when it is whole.
 
     Whatever goes wrong inside, `path` keeps its former content and the temporary file is removed.
+
+    Raises:
+        OSError: when the disk is full or the folder cannot be written; it names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -24,6 +27,8 @@ def atomic(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -21,7 +21,7 @@ from pipeline.figures import Figure
 from pipeline.likelihood.weights import MINIMUM_ESS, khat_threshold
 from pipeline.observations import gaussian_ceiling
 from pipeline.probes import auroc
-from pipeline.tables import numbers, rows
+from pipeline.tables import finite, numbers, rows
 from pipeline.vae import VAE
 
 
@@ -130,7 +130,7 @@ def gaps(scene: Scene) -> Figure:
 
 
 def densities(scene: Scene) -> Figure:
-    digits = numbers(scene.table, "log_px")
+    digits = finite(scene.table, "log_px")
     by_kind = {kind: numbers(rows(scene.probes, "kind", kind), "log_px") for kind in scene.probes["kind"].unique()}
     by_auroc = {kind: auroc(digits, values).value for kind, values in by_kind.items()}
     ceiling = gaussian_ceiling(scene.x.shape[-1], scene.vae.decoder.observation.sigma)

@@ -97,6 +97,19 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def require_memory(needed: int, device: torch.device, remedy: str) -> None:
+    """Refuse work that the machine would be brought down by, before it begins.
+
+    Raises:
+        UserError: when fewer than `needed` bytes are free.
+    """
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if needed > free:
+        raise UserError(
+            f"there is not enough memory: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; try {remedy}"
+        )
+
+
 def deterministic(seed: int) -> None:
     """Seed every global generator, and refuse operations whose result depends on scheduling."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -58,12 +58,12 @@ class Scratch:
         return None
 
     def once(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """The result of a part: as an earlier, killed process left it, else computed now."""
+        """The result of a part: as an earlier, killed process left it, else computed now; sorted by name either way."""
         if name not in self._parts:
             self._parts[name] = self._new[name] = compute()
             if self.due():
                 self.flush()
-        return self._parts[name]
+        return dict(sorted(self._parts[name].items()))
 
     def flush(self) -> None:
         """Write the results of parts that are not written yet."""

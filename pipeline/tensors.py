@@ -29,7 +29,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, An
         try:
             save_file(contiguous, temporary, header)
         except SafetensorError as error:
-            raise OSError(f"{path} cannot be written: {error}") from None
+            raise OSError(str(error)) from None
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.bounds import Elbo, elbo
-from pipeline.config import Train
+from pipeline.config import Model, Train
 from pipeline.errors import UserError
 from pipeline.lifetime import deferred
 from pipeline.observations import dequantise
@@ -103,6 +103,12 @@ def fit(
         raise
     vae.load_state_dict(training.best)
     vae.eval()
+
+
+def memory(settings: Model, pixels: int) -> int:
+    """Bytes of a training's tensors as large as the weights: those, the best ones, gradients, and two moments."""
+    with torch.device("meta"):
+        return 5 * sum(parameter.nbytes for parameter in VAE(settings, pixels).parameters())
 
 
 class _Training:

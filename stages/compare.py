@@ -30,7 +30,7 @@ def main() -> None:
         run.settings({"compare": params.compare.model_dump()})
         parts = [measure(model.vae, kind, *kinds[kind], dataset.levels, params) for kind in kinds]
         table = pd.concat(parts, ignore_index=True)
-        found = probes.summary(table, tables.numbers(digits, "log_px"))
+        found = probes.summary(table, tables.finite(digits, "log_px"))
         metrics = {
             **beside(dataset, params, model.description.model),
             **{f"auroc_{row.kind.replace(' ', '_')}": round(row.auroc, 4) for row in found},

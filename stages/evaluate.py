@@ -59,10 +59,11 @@ def measure(vae: VAE, x: torch.Tensor, settings: config.Evaluate, kept: Scratch)
     beyond = torch.full((len(x) - len(encoder["log_px"]),), torch.nan, dtype=torch.float64)
     return {
         "elbo": elbos["reconstruction"] - elbos["kl"],
-        **elbos,
-        "log_px": main.pop("log_px"),
-        "log_px_se": main.pop("standard_error"),
-        **main,
+        "reconstruction": elbos["reconstruction"],
+        "kl": elbos["kl"],
+        "log_px": main["log_px"],
+        "log_px_se": main["standard_error"],
+        **{name: main[name] for name in ("ess", "khat", "samples", "trusted", "converged", "evaluations")},
         "encoder_log_px": torch.cat([encoder["log_px"], beyond]),
         "encoder_ess": torch.cat([encoder["ess"], beyond]),
         "prior_log_px": prior["log_px"],

@@ -23,7 +23,7 @@ def main() -> None:
     pixels = description.height * description.width
     table = tables.read_parquet(arguments.table, "label", "trusted", "log_px")
     measured = tables.read_parquet(arguments.probes, "kind", "log_px", "trusted")
-    log_px = tables.numbers(table, "log_px")
+    log_px = tables.finite(table, "log_px")
     train, test = read_metrics(arguments.train_metrics), read_metrics(arguments.test_metrics)
     values = {
         "params": params.model_dump(exclude={"recovery", "tracking"}),

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from pipeline import checkpoint, config, datasets, lifetime, runtime, scratch, tables
 from pipeline.files import sha256, write_json
 from pipeline.tracking.run import TRAINING, Run
-from pipeline.training import Epoch, fit
+from pipeline.training import Epoch, fit, memory
 from pipeline.vae import VAE
 
 
@@ -20,6 +20,7 @@ def main() -> None:
     dataset = datasets.load(arguments.data)
     data_sha256 = sha256(arguments.data)
 
+    runtime.require_memory(memory(params.model, dataset.pixels), device, "smaller model.encoder and model.decoder")
     vae = VAE(params.model, dataset.pixels).to(device)
     images = dataset.train_images.flatten(1).to(device)
     environment = runtime.environment(device)

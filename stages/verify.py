@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import config, datasets, lifetime, runtime, tables, trained
+from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.likelihood import annealed, convergence, gap, importance
 from pipeline.likelihood.weights import Weights
@@ -103,7 +104,11 @@ def curves_of(vae: VAE, x: torch.Tensor, params: config.Params) -> list[pd.DataF
 
 
 def summary(table: pd.DataFrame) -> dict[str, float]:
-    """Means over images in nats, each with its standard error over images."""
+    """Means over images in nats, each with its standard error over images; `not_finite` differences are in none.
+
+    Raises:
+        UserError: when a mean is one of nothing.
+    """
     test, simulated = tables.rows(table, "kind", "test"), tables.rows(table, "kind", "simulated")
     columns = {
         "difference": tables.numbers(test, "log_px") - tables.numbers(test, "annealed"),
@@ -113,8 +118,13 @@ def summary(table: pd.DataFrame) -> dict[str, float]:
         "above_lower": tables.numbers(simulated, "log_px") - tables.numbers(simulated, "annealed"),
         "below_upper": tables.numbers(simulated, "upper") - tables.numbers(simulated, "log_px"),
     }
-    values: dict[str, float] = {"images": len(test)}
-    for name, nats in columns.items():
+    values: dict[str, float] = {
+        "images": len(test), "not_finite": int(sum((~np.isfinite(nats)).sum() for nats in columns.values()))
+    }  # fmt: skip
+    for name, every in columns.items():
+        nats = every[np.isfinite(every)]
+        if not len(nats):
+            raise UserError(f"verify: no image has a finite {name}; train again with a larger model.sigma")
         values[name] = float(nats.mean())
         values[f"{name}_se"] = float(nats.std(ddof=1)) / math.sqrt(len(nats)) if len(nats) > 1 else 0.0
     return {name: round(value, 4) for name, value in values.items()}

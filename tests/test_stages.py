@@ -94,6 +94,37 @@ def test_metrics_are_those_of_the_table(small_params: Callable[..., Path], run: 
     assert train["validation"]["elbo"] == pytest.approx(best["validation_elbo"], rel=1e-5)
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_an_interrupted_evaluation_goes_on_and_writes_the_same_bytes(
+    small_params: Callable[..., Path], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int
+) -> None:
+    from pipeline.likelihood import importance
+
+    small_params()
+    assert [run(stage) for stage in ("download", "train", "evaluate")] == [0, 0, 0]
+    undisturbed = outputs(tmp_path)
+    for path in ("reports/images.parquet", "reports/metrics/evaluate.json"):
+        (tmp_path / path).unlink()
+    compute, done = importance.log_px_of_block, []
+
+    def counted(block: importance.Block, proposal: str) -> importance.Estimate:
+        if len(done) == blocks:
+            raise KeyboardInterrupt
+        done.append(block.images)
+        return compute(block, proposal)
+
+    monkeypatch.setattr(importance, "log_px_of_block", counted)
+    assert run("evaluate") == 130
+    assert not (tmp_path / "reports/images.parquet").exists()
+    again = []
+    monkeypatch.setattr(
+        importance, "log_px_of_block", lambda block, proposal: (again.append(block.images), compute(block, proposal))[1]
+    )
+    assert run("evaluate") == 0
+    assert not set(done) & set(again[: len(again) - 1])
+    assert outputs(tmp_path) == undisturbed
+
+
 def test_a_few_test_images_are_enough_for_every_stage(small_params: Callable[..., Path], run: Run) -> None:
     small_params(evaluate__images=3, verify__images=5)
     for stage in STAGES:
