@@ -12,7 +12,7 @@ DEMO := \
 	-S data.name=digits -S 'model.encoder=[256,256]' -S 'model.decoder=[256,256]' -S model.latent=8 \
 	-S train.epochs=60 -S train.batch_size=64 -S evaluate.prior_samples=2000
 
-.PHONY: help setup demo published study repro test check ui sync server-up server-down clean
+.PHONY: help setup demo published study repro verify chaos audit test check ui sync server-up server-down clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -54,6 +54,15 @@ study: $(READY) ## Run a grid of experiments and write its page: make study NAME
 
 repro: $(READY) ## Rebuild everything that has changed: `dvc repro`, with MNIST.
 	dvc repro
+
+verify: $(READY) ## Rebuild the current experiment in a temporary clone and compare every byte with dvc.lock.
+	python -m benchmarks.rebuild
+
+chaos: $(READY) ## Kill the pipeline thirty times, anywhere, and compare what comes out: about ten minutes.
+	python -m benchmarks.chaos --kills 30
+
+audit: $(READY) ## Look the locked packages up among known vulnerabilities (asks PyPI).
+	$(UV) tool run pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 test: $(READY) ## Run the test suite.
 	pytest -q
