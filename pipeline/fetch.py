@@ -13,6 +13,7 @@ from typing import Literal
 import requests
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
 from pipeline.errors import UserError
@@ -149,13 +150,14 @@ def _download(mirror: str, file: Pinned) -> bytes:
                 response.raise_for_status()
                 size = int(response.headers.get("Content-Length", 0)) or None
                 with tqdm(total=size, unit="B", unit_scale=True, desc=file.archive, disable=None) as bar:
-                    blocks = response.iter_content(1 << 12)  # small, so that a slow mirror is seen to be slow
+                    # What has come, without waiting for more: else a slow mirror would not be seen to be slow.
+                    blocks = iter(lambda: response.raw.read1(1 << 16), b"")
                     archive = _bounded((block for block in blocks if bar.update(len(block)) or True), file)
         except requests.HTTPError as error:
             raise SourceError(str(error).partition(" for url")[0]) from None
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.RetryError) as error:
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.RetryError, ReadTimeoutError) as error:
             raise UnreachableError(_reason(error)) from None
-        except (requests.RequestException, ValueError) as error:
+        except (requests.RequestException, HTTPError, ValueError) as error:
             raise SourceError(_reason(error)) from None
     if size is not None and len(archive) < size:
         raise SourceError(f"the connection closed after {len(archive)} of {size} bytes")

@@ -146,6 +146,33 @@ def killed(clone: Path, *options: str) -> None:
         process.wait()
 
 
+def test_a_killed_experiment_goes_on_where_it_was_from_another_workspace(clone: Path) -> None:
+    """dvc alone is killed: its stage saves, ends by itself, and the next temporary workspace finds the work."""
+    settings = ("-S", "train.epochs=400", "-S", "recovery.save_every=0.2", "-S", "model.latent=7")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    log = clone.parent / "temp.log"
+    with log.open("w", encoding="utf-8") as file:
+        dvc = subprocess.Popen(
+            ["dvc", "exp", "run", "--temp", "--name", "cut-short", *settings],
+            cwd=clone, env=os.environ | {"PATH": path}, stdout=file, stderr=file, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while "epoch 100/" not in log.read_text(encoding="utf-8"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    stages = psutil.Process(dvc.pid).children(recursive=True)
+    dvc.kill()
+    dvc.wait()
+    _, alive = psutil.wait_procs(stages, timeout=5)
+    assert not alive
+    sh(clone, "python", "tools/recover")
+    told = sh(clone, "dvc", "exp", "run", "--temp", "--force", "--name", "gone-on", *settings, "train")
+    assert "going on from the state" in told
+    history = sh(clone, "git", "show", "gone-on:reports/metrics/history.csv").splitlines()
+    assert [line.split(",")[0] for line in history[1:]] == [str(epoch) for epoch in range(1, 401)]
+    assert not [path for path in (clone / ".scratch").iterdir() if path.is_dir()]
+
+
 @pytest.mark.parametrize("options", [("--temp", "--name", "cut"), ("--name", "cut")])
 def test_after_a_killed_experiment_the_repository_can_be_put_right(clone: Path, options: tuple[str, ...]) -> None:
     branch = sh(clone, "git", "rev-parse", "--abbrev-ref", "HEAD")

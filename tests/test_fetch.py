@@ -158,6 +158,26 @@ def test_a_stalled_mirror_is_left(server: Server, monkeypatch: pytest.MonkeyPatc
     assert time.monotonic() - start < 5
 
 
+def test_a_mirror_that_drips_is_left(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "START", 0.3)
+
+    def drips(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        try:
+            for byte in ARCHIVE:
+                handler.wfile.write(bytes([byte]))
+                time.sleep(0.05)
+        except ConnectionError:
+            pass
+
+    server.answer = drips
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"too slow: \d+ bytes in"):
+        fetch("set", [FILE], [server.url])
+    assert time.monotonic() - start < 3
+
+
 def test_an_unreachable_source_is_asked_once_for_all_files(
     repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
