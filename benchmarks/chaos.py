@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
 from benchmarks.queue import ROOT, clone
+from pipeline.lifetime import GRACE
 
 # Small, but every stage lasts long enough to be hit, and work is saved often enough for it to matter.
 SMALL: dict[str, dict[str, Any]] = {
@@ -33,7 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "compare": {"images": 20},
     "recovery": {"save_every": 0.5},
 }
-ORPHAN = 5.0  # seconds that a stage may live on without its dvc
+ORPHAN = GRACE + 5  # seconds that a stage may live on without its dvc, to save and to tell MLflow
 
 
 def configure(folder: Path, settings: dict[str, dict[str, Any]]) -> None:
@@ -143,7 +144,7 @@ def main() -> None:
 def storm(folder: Path, expected: dict[str, str], options: argparse.Namespace, choose: random.Random) -> list[str]:
     """Kills, and what was wrong after them."""
     faults: list[str] = []
-    kills, rounds = 0, 0
+    kills, rounds, longest = 0, 0, 0.0
     from_nothing(folder)
     while True:
         dvc = repro(folder)
@@ -154,7 +155,9 @@ def storm(folder: Path, expected: dict[str, str], options: argparse.Namespace, c
         except subprocess.TimeoutExpired:
             kills += 1
             what = kill(dvc, folder, victim)
+            start = time.monotonic()
             _, alive = psutil.wait_procs(stages_of(folder), timeout=ORPHAN)
+            longest = max(longest, time.monotonic() - start)
             faults += [f"kill {kills}: orphan {process.pid}" for process in alive]
             resumed = "going on" in (folder.parent / "log").read_text(encoding="utf-8")
             print(f"kill {kills:3}: after {wait:4.1f} s, {what}{' (had resumed)' if resumed else ''}", flush=True)
@@ -169,6 +172,7 @@ def storm(folder: Path, expected: dict[str, str], options: argparse.Namespace, c
         faults += [f"round {rounds}: {lock} is held" for lock in held_locks(folder)]
         print(f"round {rounds}: done after {kills} kills, {len(expected) - len(differ)} outputs equal", flush=True)
         if kills >= options.kills:
+            print(f"the longest that a stage outlived its dvc: {longest:.1f} s")
             return faults
         from_nothing(folder)
 

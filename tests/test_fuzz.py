@@ -8,7 +8,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
@@ -176,9 +175,3 @@ def test_a_damaged_checkpoint_is_what_was_written_or_refused(tmp_path: Path, dat
         return
     assert json.dumps(description) == json.dumps({"epoch": 3, "text": "<script>"})
     assert {name: tensor.tolist() for name, tensor in found.items()} == {n: t.tolist() for n, t in written.items()}
-
-
-def test_the_same_examples_are_tried_every_time() -> None:
-    assert ALWAYS.derandomize
-    with pytest.raises(ParameterError):
-        load(Path("nowhere.yaml"))
