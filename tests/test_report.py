@@ -24,7 +24,7 @@ def values(params: Params, **changes: Any) -> dict[str, Any]:
         (*names, "ess_median", "evaluations_mean", "prior_log_px", "prior_ess_median", "samples_mean"), 1.25
     )
     test |= {f"{name}_se": 0.5 for name in names} | {"encoder_short": 9.0, "encoder_ess_median": 1.1}
-    test |= {"trusted": 0.1, "images": 360, "encoder_images": 20}
+    test |= {"trusted": 0.1, "images": 360, "encoder_images": 20, "not_finite": 0}
     terms = {"elbo": 1.0}
     return {
         "params": params.model_dump(),
@@ -59,7 +59,14 @@ def values(params: Params, **changes: Any) -> dict[str, Any]:
         "rule": {"minimum_ess": 10.0},
         "pictures": [report.Picture("samples", report.CAPTIONS["samples"], PNG)],
         "overview": "overview.png",
-        "lineage": {"data": "d" * 64, "model": "m" * 64, "code": "c" * 64, "versions": "torch 2"},
+        "lineage": {
+            "data": "d" * 64,
+            "model": "m" * 64,
+            "code": "c" * 64,
+            "versions": "torch 2",
+            "trained_on": "one machine",
+            "measured_on": "another",
+        },
     } | changes
 
 
