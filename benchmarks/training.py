@@ -3,13 +3,12 @@
 Same architecture, batch size, precision and images; the three take turns, and medians count. The usual loop is that
 of the textbook examples: a Dataset of pictures, ToTensor, a DataLoader, `loss.item()` at each step. The matrix products
 are those that a step cannot do without, forward and backward, at the same sizes, into buffers that are there already.
+Ours in bfloat16 (`train.precision`) runs beside; the ratios are those of float32.
 Ends with one JSON line.
 """
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 
+from benchmarks.timing import alternating, rate, training_products
 from pipeline import config, datasets, runtime
 from pipeline.training import fit
 from pipeline.vae import ACTIVATIONS, VAE
@@ -64,74 +64,59 @@ class Plain(nn.Module):
         return squares / (2 * self.sigma**2) + kl
 
 
-def plain(images: Tensor, model: config.Model, batch: int) -> Callable[[], float]:
-    """Images a second of one epoch of the usual loop."""
+def plain(images: Tensor, model: config.Model, batch: int) -> Callable[[], None]:
+    """One epoch of the usual loop."""
     network = Plain(model, images[0].numel())
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     loader = DataLoader(Pictures(images), batch_size=batch, shuffle=True)
 
-    def epoch() -> float:
-        start, total = time.perf_counter(), 0.0
+    def epoch() -> None:
+        total = 0.0
         for x in loader:
             optimiser.zero_grad()
             loss = network.loss(x.flatten(1))
             loss.backward()
             total += loss.item()
             optimiser.step()
-        return len(images) / (time.perf_counter() - start)
 
     return epoch
 
 
-def ours(images: Tensor, levels: int, model: config.Model, train: config.Train, batch: int) -> Callable[[], float]:
-    """Images a second of one epoch of `fit`, the validation included."""
-    settings = train.model_copy(update={"batch_size": batch, "epochs": 10**6, "validation": 1 / len(images)})
+def ours(
+    images: Tensor, levels: int, model: config.Model, train: config.Train, batch: int, **changes: str
+) -> Callable[[], object]:
+    """One epoch of `fit`, the validation of one image included."""
+    settings = train.model_copy(update={"batch_size": batch, "epochs": 10**6, "validation": 1 / len(images), **changes})
     epochs = fit(VAE(model, images[0].numel()), images.flatten(1), levels, settings)
-    next(epochs)
-
-    def epoch() -> float:
-        start = time.perf_counter()
-        next(epochs)
-        return len(images) / (time.perf_counter() - start)
-
-    return epoch
+    return lambda: next(epochs)
 
 
-def products(images: Tensor, model: config.Model, batch: int) -> Callable[[], float]:
-    """Images a second of the products alone: y = x Wᵀ, ∂W = ∂yᵀ x, ∂x = ∂y W (not for the first layer)."""
+def products(images: Tensor, model: config.Model, batch: int) -> Callable[[], None]:
+    """The products of an epoch alone."""
     pixels = images[0].numel()
     layers = [*pairwise([pixels, *model.encoder, 2 * model.latent]), *pairwise([model.latent, *model.decoder, pixels])]
-    tensors = [
-        (torch.randn(batch, i), torch.randn(o, i), torch.randn(batch, o), torch.empty(batch, i), torch.empty(o, i))
-        for i, o in layers
-    ]
+    step = training_products(layers, 0, batch)
 
-    def epoch() -> float:
-        start = time.perf_counter()
+    def epoch() -> None:
         for _ in range(len(images) // batch):
-            for number, (x, weight, y, dx, dweight) in enumerate(tensors):
-                torch.mm(x, weight.T, out=y)
-                torch.mm(y.T, x, out=dweight)
-                if number:
-                    torch.mm(y, weight, out=dx)
-        return len(images) // batch * batch / (time.perf_counter() - start)
+            step()
 
     return epoch
 
 
 def measure(dataset: datasets.Dataset, params: config.Params, batch: int, rounds: int, images: int) -> dict[str, float]:
     """Medians of images a second, over rounds in which each has its turn."""
-    some = dataset.train_images[:images]
+    some = dataset.train_images[: images // batch * batch]
+    of_ours = some, dataset.levels, params.model, params.train, batch
     contenders = {
         "plain": plain(some, params.model, batch),
-        "ours": ours(some, dataset.levels, params.model, params.train, batch),
+        "ours": ours(*of_ours),
         "products": products(some, params.model, batch),
+        "bfloat16": ours(*of_ours, precision="bfloat16"),
     }
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, epoch in contenders.items():
-            rates[name].append(epoch())
-    return {name: statistics.median(values) for name, values in rates.items()}
+    rates = {name: rate(len(some), epoch) for name, epoch in contenders.items()}
+    alternating(rates, 1)  # the first turn is slower
+    return alternating(rates, rounds)
 
 
 def main() -> None:
@@ -145,16 +130,19 @@ def main() -> None:
     runtime.start(params.runtime.model_copy(update={"device": "cpu"}), 0)
     dataset = datasets.load(options.data)
     found = {}
-    print(f"{'batch':>6} {'plain':>10} {'ours':>10} {'products':>10}   images/s   ours/plain   ours/products")
+    print(
+        f"{'batch':>6} {'plain':>10} {'ours':>10} {'products':>10} {'ours, bf16':>10}   images/s"
+        "   ours/plain   ours/products"
+    )
     for batch in options.batch:
-        rate = found[batch] = measure(dataset, params, batch, options.rounds, options.images)
+        now = found[batch] = measure(dataset, params, batch, options.rounds, options.images)
         print(
-            f"{batch:>6} {rate['plain']:>10.0f} {rate['ours']:>10.0f} {rate['products']:>10.0f}"
-            f"{rate['ours'] / rate['plain']:>23.2f} {rate['ours'] / rate['products']:>15.2f}",
+            f"{batch:>6} {now['plain']:>10.0f} {now['ours']:>10.0f} {now['products']:>10.0f} {now['bfloat16']:>10.0f}"
+            f"{now['ours'] / now['plain']:>23.2f} {now['ours'] / now['products']:>15.2f}",
             flush=True,
         )
     environment = runtime.environment(torch.device("cpu"))
-    rates = {str(batch): {name: round(value) for name, value in rate.items()} for batch, rate in found.items()}
+    rates = {str(batch): {name: round(value) for name, value in now.items()} for batch, now in found.items()}
     print(json.dumps({"images_per_second": rates, "environment": environment}))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -22,6 +22,12 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 LARGEST_FILE = 1 << 20  # bytes
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _chunk(evaluations: int) -> int:
+    if 0 < evaluations < 128:
+        raise ValueError("0, for as many as suit the machine, or at least 128")
+    return evaluations
 
 
 class Section(BaseModel):
@@ -66,7 +72,7 @@ class Evaluate(Section):
     elbo_samples: Count
     prior_samples: Count
     comparison: Count
-    chunk: Annotated[int, Field(ge=128)]
+    chunk: Annotated[int, Field(ge=0), AfterValidator(_chunk)]
     seed: Seed
 
 
@@ -192,7 +198,8 @@ def _mistakes(error: ValidationError) -> Iterator[str]:
 
 def _wrong_value(key: str, mistake: ErrorDetails) -> str:
     value, message = mistake["input"], mistake["msg"]
-    allowed = message[0].lower() + message[1:].replace("valid dictionary", "mapping of keys")
+    message = message.removeprefix("Value error, ").replace("valid dictionary", "mapping of keys")
+    allowed = message[0].lower() + message[1:]
     hint = ""
     if mistake["type"] == "literal_error" and isinstance(value, str):
         choices = [choice.strip("'") for choice in mistake["ctx"]["expected"].replace(" or ", ", ").split(", ")]  # pyright: ignore[reportTypedDictNotRequiredAccess]

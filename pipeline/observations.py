@@ -1,7 +1,8 @@
 """Observation models p(x | z): what a pixel is, and how likely it is given the decoder's output.
 
 A family is a module that turns the decoder's last layer into a distribution over images, with
-`mean`, `sample`, `log_prob` and `pairwise_log_prob`. It says in `features` how many numbers a pixel needs.
+`mean`, `sample`, `log_prob` and `pairwise_log_prob`. It says in `features` how many numbers a pixel needs, and in
+`link` what makes the mean of them.
 """
 
 import math
@@ -20,10 +21,12 @@ def dequantise(
     Args:
         images: pixel values v in 0 .. levels − 1.
         levels: number of grey levels, 256 for bytes.
-        generator: source of u, on the images' device.
+        generator: source of u, on the images' device. u has 16 bits: all that float32 keeps of it beside a byte.
     """
-    noise = torch.rand(images.shape, generator=generator, device=images.device)
-    return (images + noise) / levels
+    words = torch.empty(math.ceil(images.numel() / 4), dtype=torch.int64, device=images.device)
+    bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: images.numel()]
+    # v + u in units of u's last bit, a whole number below 2²⁴, which float32 holds exactly.
+    return images.float().mul_(2**16).add_(2**15).add_(bits.view_as(images)).mul_(2.0**-16 / levels)
 
 
 def dequantised(
@@ -63,6 +66,10 @@ class Gaussian:
         """Fisher information about the mean of each pixel."""
         return torch.full_like(self.mean, self.sigma**-2)
 
+    def information(self, x: Float[Tensor, "*#batch pixels"]) -> Float[Tensor, "*batch pixels"]:
+        """−∂² log p(x | mean) / ∂ mean² of each pixel, whose mean over x is Fisher's; here it is the same for all x."""
+        return self.fisher
+
     def pairwise_log_prob(self, x: Float[Tensor, "images pixels"]) -> Float[Tensor, "samples images"]:
         """log p(x_j | z_i) of every image under every one of this distribution's means (2-D).
 
@@ -79,13 +86,14 @@ class Gaussian:
 
 
 class GaussianObservation(nn.Module):
-    """The family N(f(z), σ² I) with f = sigmoid(last layer) and a fixed σ, in pixel units."""
+    """The family N(f(z), σ² I) with f = link(last layer), the sigmoid, and a fixed σ, in pixel units."""
 
     features = 1
 
     def __init__(self, sigma: float) -> None:
         super().__init__()
         self.sigma = sigma
+        self.link: nn.Module = nn.Sigmoid()
 
     def forward(self, features: Float[Tensor, "*batch pixels"]) -> Gaussian:
-        return Gaussian(features.sigmoid(), self.sigma)
+        return Gaussian(self.link(features), self.sigma)

@@ -142,7 +142,7 @@ class _Training:
         size, device = self.settings.batch_size, self.images.device
         batch = self.order[self.done * size : (self.done + 1) * size]
         before = self.generator.get_state()
-        x = dequantise(self.images[batch], self.levels, self.generator)
+        x = dequantise(self.images.index_select(0, batch), self.levels, self.generator)
         noise = torch.randn(1, len(x), self.vae.latent, generator=self.generator, device=device)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):

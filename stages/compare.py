@@ -23,6 +23,7 @@ def main() -> None:
     device = runtime.start(params.runtime, params.compare.seed)
     dataset = datasets.load(arguments.data)
     model = trained.load(arguments.model, device)
+    params = params.model_copy(update={"evaluate": importance.sized(params.evaluate, model.vae)})
     digits = tables.read_parquet(arguments.images, "log_px")
 
     kinds = images_of_each_kind(dataset, params.compare)

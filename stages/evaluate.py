@@ -20,10 +20,10 @@ from pipeline.vae import VAE
 def main() -> None:
     arguments = runtime.paths(__doc__, "data", "model", "table", "metrics")
     params = config.load()
-    settings = params.evaluate
-    device = runtime.start(params.runtime, settings.seed)
+    device = runtime.start(params.runtime, params.evaluate.seed)
     dataset = datasets.load(arguments.data)
     model = trained.load(arguments.model, device)
+    settings = importance.sized(params.evaluate, model.vae)
     x = dequantised(dataset.test_images, dataset.levels, settings.seed)[: settings.images].to(device)
 
     environment = runtime.environment(device)

@@ -26,6 +26,7 @@ def main() -> None:
     device = runtime.start(params.runtime, settings.seed)
     dataset = datasets.load(arguments.data)
     model = trained.load(arguments.model, device)
+    params = params.model_copy(update={"evaluate": importance.sized(params.evaluate, model.vae)})
     measured = tables.read_parquet(arguments.images, "log_px", "log_px_se", "elbo").head(settings.images)
 
     # The very densities that the evaluation measured.

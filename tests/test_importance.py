@@ -1,7 +1,6 @@
 """Log p(x) by importance sampling: exact or calibrated on the oracle, unbiased whatever the pilots chose."""
 
 import math
-from collections.abc import Sequence
 
 import pytest
 import torch
@@ -105,8 +104,8 @@ def test_no_noise_is_used_twice(linear: Linear, generator: torch.Generator, monk
     drawn: list[tuple[int, int, int]] = []
     original = noise.draw
 
-    def record(seed: int, images: Sequence[int], stream: int, block: int, samples: int, latent: int) -> noise.Noise:
-        drawn.extend((image, stream, block) for image in images)
+    def record(seed: int, images: torch.Tensor, stream: int, block: int, samples: int, latent: int) -> noise.Noise:
+        drawn.extend((image, stream, block) for image in images.tolist())
         return original(seed, images, stream, block, samples, latent)
 
     monkeypatch.setattr(noise, "draw", record)

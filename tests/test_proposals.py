@@ -18,8 +18,8 @@ from pipeline.likelihood.proposals import SHARES, Proposal, propose
 from pipeline.vae import VAE
 
 
-def some_noise(samples: int, batch: int, latent: int) -> Noise:
-    return Noise(*(part.double() for part in noise.draw(3, range(batch), 0, 0, samples, latent)))
+def some_noise(samples: int, batch: int, latent: int, block: int = 0) -> Noise:
+    return noise.draw(3, torch.arange(batch), 0, block, samples, latent).to(torch.empty(0, dtype=torch.float64))
 
 
 @pytest.fixture
@@ -94,8 +94,8 @@ def test_a_start_in_the_valley_of_a_lower_mode_does_no_harm(generator: torch.Gen
         x = vae.decoder(torch.full((3, 1), 0.3).double()).sample(generator)
     grid = torch.linspace(-10, 10, 4001, dtype=torch.float64)[:, None]
     highest = torch.stack([log_joint(vae, one, grid).max() for one in x])
-    alone = laplace._begin(vae, x, torch.full((3, 1), 8.0).double())
-    laplace._ascend(vae, x, alone, 50, newton=False)
+    alone = laplace.begin(vae, x, torch.full((3, 1), 8.0).double())
+    laplace.ascend(vae, x, alone, 50, newton=False)
     assert (alone.value < highest - 50).all()  # the valley is there
     fit = laplace.fit(vae, x, torch.full((3, 1), 8.0).double())
     assert (log_joint(vae, x, fit.mode) > highest - 0.1).all()
@@ -120,8 +120,7 @@ def test_samples_are_those_of_the_density(skewed: Linear, generator: torch.Gener
         proposal = propose(name, skewed.vae(scale=2.0), x).proposal
         ratios = []
         for block in range(160):
-            drawn = Noise(*(n.double() for n in noise.draw(3, [0], 0, block, noise.BLOCK, 3)))
-            z = proposal.sample(drawn).detach()
+            z = proposal.sample(some_noise(noise.BLOCK, 1, 3, block)).detach()
             ratios.append((posterior.log_prob(z) - proposal.log_prob(z)).exp())
         ratio = torch.cat(ratios).flatten()
         # Four proposals at 4.5 standard errors: fails for one seed in 37 000, and the seed is fixed.
@@ -131,7 +130,7 @@ def test_samples_are_those_of_the_density(skewed: Linear, generator: torch.Gener
 def test_a_mixture_draws_each_component_in_its_share_and_bounds_the_weights() -> None:
     far, near = (Diagonal(torch.full((1, 1), at).double(), torch.ones(1, 1).double()) for at in (50.0, 0.0))
     mixture = Proposal((0.75, 0.25), (far, near), adaptable=False)
-    z = torch.cat([mixture.sample(Noise(*(n.double() for n in noise.draw(0, [0], 0, b, 128, 1)))) for b in range(100)])
+    z = torch.cat([mixture.sample(some_noise(128, 1, 1, block)) for block in range(100)])
     share = float((z > 25).double().mean())
     assert abs(share - 0.75) < 4.5 * math.sqrt(0.75 * 0.25 / len(z))  # fails for one seed in 150 000
     weight = (near.log_prob(z) - mixture.log_prob(z)).exp()
@@ -177,8 +176,7 @@ def test_students_t_has_its_density_and_its_tails(skewed: Linear) -> None:
 
     mean = torch.tensor([[1.0, 0.0, -1.0]]).double()
     proposal = StudentT(mean, torch.linalg.cholesky(skewed.precision)[None], 4.0)
-    blocks = [noise.draw(3, [0], 0, block, noise.BLOCK, 3) for block in range(40)]
-    z = torch.cat([proposal.sample(Noise(*(part.double() for part in drawn))) for drawn in blocks])
+    z = torch.cat([proposal.sample(some_noise(noise.BLOCK, 1, 3, block)) for block in range(40)])
     expected = multivariate_t(loc=mean[0].numpy(), shape=skewed.precision.inverse().numpy(), df=4)  # pyright: ignore[reportArgumentType]
     torch.testing.assert_close(proposal.log_prob(z)[:, 0], torch.from_numpy(expected.logpdf(z[:, 0].numpy())))
     # ‖Lᵀ(z − mean)‖² / n is F(n, ν): fails for one seed in a thousand, and the seed is fixed.

@@ -55,6 +55,16 @@ def test_khat_is_the_shape_of_pareto_weights(shape: float) -> None:
     assert pareto_khat(log_w).numpy() == pytest.approx(shape, abs=0.15 * (1 + shape))
 
 
+@pytest.mark.parametrize("samples", [25, 100, 225, 226, 1000, 4096])
+def test_khat_is_that_of_arviz(samples: int, generator: torch.Generator) -> None:
+    from arviz_stats.base.array import array_stats
+
+    log_w = torch.randn(samples, 6, generator=generator, dtype=torch.float64) * torch.tensor([0.01, 0.3, 1, 3, 10, 30])
+    # `psislw` takes log-likelihoods, whose negatives are the log-weights of leave-one-out.
+    expected = [float(array_stats.psislw(-column)[1]) for column in log_w.T.numpy()]
+    assert pareto_khat(log_w).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
 def test_khat_does_not_depend_on_the_scale_and_sees_the_upper_tail_alone(generator: torch.Generator) -> None:
     log_w = torch.randn(500, 1, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(pareto_khat(log_w + 1000), pareto_khat(log_w), rtol=0, atol=1e-8)

@@ -159,5 +159,5 @@ def _state(path: Path, z: Float[Tensor, "chains batch latent"]) -> State:
 
 
 def _noise(path: Path, stream: int, block: int) -> noise.Noise:
-    drawn = noise.draw(path.settings.seed, path.images, stream, block, path.settings.chains, path.vae.latent)
-    return noise.Noise(*(part.to(path.x) for part in drawn))
+    images = torch.tensor(path.images, device=path.x.device)
+    return noise.draw(path.settings.seed, images, stream, block, path.settings.chains, path.vae.latent).to(path.x)

@@ -40,6 +40,7 @@ def best_elbo(
 def _of_block(
     vae: VAE, x: Float[Tensor, "batch pixels"], images: range, samples: int, steps: int, seed: int
 ) -> Float[Tensor, " batch"]:
+    numbers = torch.tensor(images, device=x.device)
     with torch.no_grad():
         q = vae.encoder(x)
     # In units of the encoder's standard deviations, so that one learning rate suits every coordinate.
@@ -52,11 +53,11 @@ def _of_block(
         return vae.decoder(reparameterise(now, epsilon)).log_prob(x).mean(0) - kl_divergence(now, vae.prior)
 
     for step in range(steps):
-        half = noise.draw(seed, images, OPTIMISER, step, max(1, samples // 2), vae.latent).normal.to(x)
+        half = noise.draw(seed, numbers, OPTIMISER, step, max(1, samples // 2), vae.latent).normal.to(x)
         # A sum over images: each image's optimum is its own.
         loss = -elbo(torch.cat([half, -half])).sum()
         move.grad, log_scale.grad = torch.autograd.grad(loss, [move, log_scale])
         optimiser.step()
         schedule.step()
     with torch.no_grad():
-        return elbo(noise.draw(seed, images, RESULT, 0, RESULT_SAMPLES, vae.latent).normal.to(x)).cpu().double()
+        return elbo(noise.draw(seed, numbers, RESULT, 0, RESULT_SAMPLES, vae.latent).normal.to(x)).cpu().double()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from pipeline.bounds import Elbo, log_weights, reparameterise
@@ -26,7 +26,8 @@ GROWTH = 4  # of the number of samples from a level to the next
 PILOTS = 2  # an estimate has so many times its pilot's samples
 SAFETY = 2.0  # a pilot's effective sample size is optimistic
 MARGIN = 0.15  # and its k̂ is noisy: about one standard error
-GRADIENTS = (64, 128)  # samples whose gradients shape the proposal, in rounds; the last round again at each level
+CACHED = 2**20  # numbers of a layer's output that a CPU's cache holds
+GRADIENTS = (32, 64)  # samples whose gradients shape the proposal, in rounds; the last round again at each level
 
 
 class Estimate(NamedTuple):
@@ -54,9 +55,26 @@ class Block(NamedTuple):
 
     def noise(self, rows: Int[Tensor, " rows"], stream: int, block: int, samples: int) -> noise.Noise:
         """That of some of the images, on the model's device."""
-        images = [self.images[i] for i in rows.tolist()]
-        drawn = noise.draw(self.settings.seed, images, stream, block, samples, self.vae.latent)
-        return noise.Noise(*(part.to(self.x) for part in drawn))
+        images = rows.to(self.x.device) + self.images.start
+        return noise.draw(self.settings.seed, images, stream, block, samples, self.vae.latent).to(self.x)
+
+
+def sized(settings: Evaluate, vae: VAE) -> Evaluate:
+    """The settings with `chunk` as they have it or, where it is 0, as suits the model and its device.
+
+    On a CPU the output of a chunk stays in the cache, where the functions between the matrix products find it. On a GPU
+    the layers of a chunk with their derivatives take an eighth of the memory.
+    """
+    if settings.chunk:
+        return settings
+    widths = [layer.out_features for layer in vae.decoder.network if isinstance(layer, nn.Linear)]
+    device = vae.zero.device
+    if device.type == "cuda":
+        floats = torch.cuda.get_device_properties(device).total_memory // 8 // 4
+        chunk = floats // (4 * sum(widths))
+    else:
+        chunk = CACHED // max(widths)
+    return settings.model_copy(update={"chunk": max(noise.BLOCK, chunk // noise.BLOCK * noise.BLOCK)})
 
 
 def blocks(images: int, vae: VAE, chunk: int) -> list[range]:
@@ -187,11 +205,11 @@ def elbos(vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: in
     """The ELBO's terms of each image, the expectation by `samples` samples of q; float64 on the CPU."""
     parts = []
     for images in noise.ranges(len(x), chunk // noise.BLOCK):
-        part = x[images.start : images.stop]
+        part, numbers = x[images.start : images.stop], torch.tensor(images, device=x.device)
         q = vae.encoder(part)
         total = torch.zeros(len(part), dtype=torch.float64)
         for block, count in noise.blocks(samples):
-            drawn = noise.draw(seed, images, ELBO_STREAM, block, count, vae.latent).normal
+            drawn = noise.draw(seed, numbers, ELBO_STREAM, block, count, vae.latent).normal
             total += vae.decoder(reparameterise(q, drawn.to(x))).log_prob(part).cpu().double().sum(0)
         parts.append(Elbo(total / samples, kl_divergence(q, vae.prior).cpu().double()))
     return Elbo(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
@@ -207,7 +225,8 @@ def prior_monte_carlo(
     """
     weights = [Weights(len(part)) for part in x.split(chunk)]
     for block, count in noise.blocks(samples):
-        z = noise.draw(seed, [noise.SHARED], ESTIMATE, block, count, vae.latent).normal[:, 0].to(x)
+        shared = torch.tensor([noise.SHARED], device=x.device)
+        z = noise.draw(seed, shared, ESTIMATE, block, count, vae.latent).normal[:, 0].to(x)
         p = vae.decoder(z)
         for part, part_weights in zip(x.split(chunk), weights, strict=True):
             part_weights.add(p.pairwise_log_prob(part))

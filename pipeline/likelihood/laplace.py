@@ -7,16 +7,15 @@ precision is the exact Hessian: where f bends, Gauss-Newton alone is too narrow 
 others. A Hessian that is not safely positive is bounded below by `FLOOR` times Gauss-Newton.
 """
 
-import warnings
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.func import jacrev, jvp, vmap
 
 from pipeline.bounds import log_joint
 from pipeline.likelihood.components import cholesky
+from pipeline.likelihood.curvature import cost, curvature
 from pipeline.vae import VAE
 
 # Newton decrement gᵀH⁻¹g / 2, the nats that a further step would gain, below which a mode counts as found:
@@ -41,7 +40,8 @@ class Climb(NamedTuple):
     z: Float[Tensor, "batch latent"]
     value: Float[Tensor, " batch"]
     gradient: Float[Tensor, "batch latent"]
-    matrix: Float[Tensor, "batch latent latent"]  # Gauss-Newton's
+    gauss_newton: Float[Tensor, "batch latent latent"]
+    hessian: Float[Tensor, "batch latent latent"]
     evaluations: Int[Tensor, " batch"]
 
     def of(self, rows: Tensor) -> "Climb":
@@ -59,62 +59,50 @@ def fit(vae: VAE, x: Float[Tensor, "batch pixels"], start: Float[Tensor, "batch 
     log-joint is refused and the damping raised (Levenberg-Marquardt). Images that have converged leave the batch.
     Those that have not at the end keep their best point, and say so.
     """
-    both = _begin(vae, x.repeat(2, 1), torch.cat([start, torch.zeros_like(start)]))
-    _ascend(vae, x.repeat(2, 1), both, GAUSS_NEWTON_STEPS, newton=False)
+    twice = x.repeat(2, 1)
+    both = begin(vae, twice, torch.cat([start, torch.zeros_like(start)]))
+    ascend(vae, twice, both, GAUSS_NEWTON_STEPS, newton=False)
     first = torch.arange(len(x), device=x.device)
     second = first + len(x)
     second_wins = both.value[second] > both.value[first]
     higher, lower = torch.where(second_wins, second, first), torch.where(second_wins, first, second)
     climb = both.of(higher)
-    _ascend(vae, x, climb, NEWTON_STEPS, newton=True)
-    precision = _bounded(_hessian(vae, x, climb.z), climb.matrix)
+    ascend(vae, x, climb, NEWTON_STEPS, newton=True)
+    precision = _bounded(climb.hessian, climb.gauss_newton)
     # One full Newton step more, which costs no new derivatives and is exact where f is linear.
     polished = climb.z + _solve(precision, climb.gradient).to(x)
     better = log_joint(vae, x, polished) > climb.value
     mode = torch.where(better[:, None], polished, climb.z)
     converged = _decrement(climb.gradient, precision) < TOLERANCE
-    evaluations = climb.evaluations + both.evaluations[lower] + _hessian_cost(vae) + 1
-    return Laplace(mode, cholesky(precision), converged, evaluations)
+    return Laplace(mode, cholesky(precision), converged, climb.evaluations + both.evaluations[lower] + 1)
 
 
-def _begin(vae: VAE, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "batch latent"]) -> Climb:
-    evaluations = torch.full((len(x),), 1 + _jacobian_cost(vae), device=x.device)
-    return Climb(z.clone(), log_joint(vae, x, z), *_gauss_newton(vae, x, z), evaluations)
+def begin(vae: VAE, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "batch latent"]) -> Climb:
+    """The start of a search at z."""
+    return Climb(z.clone(), *curvature(vae, x, z), torch.full((len(x),), cost(vae), device=x.device))
 
 
-def _ascend(vae: VAE, x: Float[Tensor, "batch pixels"], climb: Climb, steps: int, *, newton: bool) -> None:
+def ascend(vae: VAE, x: Float[Tensor, "batch pixels"], climb: Climb, steps: int, *, newton: bool) -> None:
     """Damped Gauss-Newton steps, or Newton steps, for the images that have not converged."""
-    z, value, gradient, matrix, evaluations = climb
+    z, value, gradient, gauss_newton, hessian, evaluations = climb
     damping = torch.full_like(value, 1e-3)
     for _ in range(steps):
-        active = (_decrement(gradient, matrix) >= TOLERANCE).nonzero().squeeze(1)
+        active = (_decrement(gradient, gauss_newton) >= TOLERANCE).nonzero().squeeze(1)
         if len(active) == 0:
             break
-        step_matrix = matrix[active]
+        matrix = gauss_newton[active]
         if newton:
-            evaluations[active] += _hessian_cost(vae)
-            step_matrix = _bounded(_hessian(vae, x[active], z[active]), step_matrix)
-        ridge = torch.diag_embed(damping[active, None] * step_matrix.diagonal(dim1=-2, dim2=-1))
-        proposed = z[active] + _solve(step_matrix + ridge, gradient[active]).to(z)
-        proposed_value = log_joint(vae, x[active], proposed)
-        evaluations[active] += 1
-        better = proposed_value > value[active]
+            matrix = _bounded(hessian[active], matrix)
+        ridge = torch.diag_embed(damping[active, None] * matrix.diagonal(dim1=-2, dim2=-1))
+        proposed = z[active] + _solve(matrix + ridge, gradient[active]).to(z)
+        found = curvature(vae, x[active], proposed)
+        evaluations[active] += cost(vae)
+        better = found.value > value[active]
         damping[active] *= torch.where(better, 0.2, 10.0).to(damping)
         moved = active[better]
-        if len(moved):
-            evaluations[moved] += _jacobian_cost(vae)
-            z[moved], value[moved] = proposed[better], proposed_value[better]
-            gradient[moved], matrix[moved] = _gauss_newton(vae, x[moved], z[moved])
-
-
-def _jacobian_cost(vae: VAE) -> int:
-    """Decoder evaluations, a tangent counted as one: all tangents and the value."""
-    return vae.latent + 1
-
-
-def _hessian_cost(vae: VAE) -> int:
-    """Decoder evaluations: for each coordinate a reverse pass through a reverse pass."""
-    return 2 * (vae.latent + 1)
+        z[moved] = proposed[better]
+        for part, new in zip((value, gradient, gauss_newton, hessian), found, strict=True):
+            part[moved] = new[better]
 
 
 def _solve(
@@ -127,30 +115,6 @@ def _decrement(
     gradient: Float[Tensor, "batch latent"], matrix: Float[Tensor, "batch latent latent"]
 ) -> Float[Tensor, " batch"]:
     return 0.5 * (gradient * _solve(matrix, gradient)).sum(-1)
-
-
-def _gauss_newton(
-    vae: VAE, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "batch latent"]
-) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent latent"]]:
-    """Gradient of the log-joint and its generalised Gauss-Newton matrix, in float64."""
-    # One tangent for each latent coordinate, pushed through the decoder for all images together: (latent, batch, ...).
-    basis = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)[:, None].expand(-1, len(z), -1)
-    with warnings.catch_warnings():
-        # Torch's own rules for forward derivatives are scripts, which it deprecates.
-        warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
-        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
-        tangents = vmap(lambda tangent: jvp(vae.decoder.mean, (z,), (tangent,))[1])(basis).transpose(0, 1)
-    p = vae.decoder(z)
-    gradient = (tangents @ p.score(x)[..., None])[..., 0] - z
-    matrix = (tangents * p.fisher[:, None]) @ tangents.mT
-    return gradient.double(), matrix.double() + torch.eye(z.shape[-1], dtype=torch.float64, device=z.device)
-
-
-def _hessian(
-    vae: VAE, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "batch latent"]
-) -> Float[Tensor, "batch latent latent"]:
-    """−∂² log p(x, z) / ∂z², in float64."""
-    return -vmap(jacrev(jacrev(lambda z, x: log_joint(vae, x, z))))(z, x).double()
 
 
 def _bounded(

@@ -1,18 +1,30 @@
-"""Noise that belongs to an image: it depends on the seed, the image's index, a stream and a block, on nothing else."""
+"""Noise that belongs to an image: it depends on the seed, the image's index, a stream and a block, on nothing else.
 
-from collections.abc import Iterator, Sequence
+Philox-4x32 with ten rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") is counter-based: the
+seed is its key; image, stream, block and position are its counter. So no batch, chunk, order, device or number of
+processes changes the noise of an image, and all of a batch is drawn at once, on its device.
+"""
+
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 # Samples of one image that are drawn together. Part of what the noise depends on, so not a parameter.
 BLOCK = 128
 
 # The noise that belongs to no image: the prior's samples, which all images share.
-SHARED = 2**64 - 1
+SHARED = 2**32 - 1
+
+NORMAL, UNIFORM = 0, 1
+
+WORD = 2**32 - 1
+MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+WEYL = 0x9E3779B9, 0xBB67AE85  # what a round adds to the key
+ROUNDS = 10
 
 
 class Noise(NamedTuple):
@@ -21,24 +33,53 @@ class Noise(NamedTuple):
     normal: Float[Tensor, "samples batch latent"]
     uniform: Float[Tensor, "samples batch"]
 
+    def to(self, x: Tensor) -> "Noise":
+        """In the type and on the device of `x`."""
+        return Noise(self.normal.to(x), self.uniform.to(x))
 
-def draw(seed: int, images: Sequence[int], stream: int, block: int, samples: int, latent: int) -> Noise:
-    """The first `samples` of a block of each image's noise; float32 on the CPU.
 
-    Philox (Salmon et al. 2011) is counter-based: (seed, image) is its key, stream and block are words of its
-    counter, so that no batch, chunk, order or device changes the noise of an image.
-    """
-    normal = np.empty((len(images), samples, latent), dtype=np.float32)
-    uniform = np.empty((len(images), samples), dtype=np.float32)
-    for i, image in enumerate(images):
-        for kind, out in enumerate((normal[i], uniform[i])):
-            counter = np.array([0, kind, stream, block], np.uint64)
-            generator = np.random.Generator(np.random.Philox(key=np.array([seed, image], np.uint64), counter=counter))
-            if kind == 0:
-                generator.standard_normal(out=out, dtype=np.float32)
-            else:
-                generator.random(out=out, dtype=np.float32)
-    return Noise(torch.from_numpy(normal).transpose(0, 1), torch.from_numpy(uniform).T)
+def draw(seed: int, images: Int[Tensor, " batch"], stream: int, block: int, samples: int, latent: int) -> Noise:
+    """The first `samples` of a block of each image's noise; float32, on the device of the images' numbers."""
+    quads = math.ceil(latent / 4)  # a counter gives four words
+    words = _words(seed, images, stream, block, NORMAL, samples * quads)
+    normal = _normal(*words).view(len(images), samples, 4 * quads)[..., :latent]
+    words = _words(seed, images, stream, block, UNIFORM, math.ceil(samples / 4))
+    # 24 bits, as many as float32 holds: all values below 1 can be had, and 1 cannot.
+    uniform = (torch.stack(words, -1).view(len(images), -1)[:, :samples] >> 8).float() * 2.0**-24
+    return Noise(normal.transpose(0, 1), uniform.T)
+
+
+Words = tuple[Int[Tensor, "batch counters"], ...]
+
+
+def philox(counter: Words, key: tuple[int, int]) -> Words:
+    """Four words of 32 random bits for each counter, itself four such words; kept in int64."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        # Products of 32-bit words fill 64 bits: as signed numbers they wrap, and the bits are right. Of c1 and c3 only
+        # the lower halves count, and are cut out at the end.
+        p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0 = (p1 >> 32).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(WORD)
+        c2 = (p0 >> 32).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(WORD)
+        c1, c3 = p1, p0
+        k0, k1 = (k0 + WEYL[0]) & WORD, (k1 + WEYL[1]) & WORD
+    return c0, c1 & WORD, c2, c3 & WORD
+
+
+def _words(seed: int, images: Int[Tensor, " batch"], stream: int, block: int, kind: int, counters: int) -> Words:
+    place = torch.arange(counters, device=images.device).expand(len(images), -1)
+    image = images[:, None].expand(-1, counters)
+    use, part = torch.full_like(place, 2 * stream + kind), torch.full_like(place, block)
+    return philox((place, part, use, image), (seed & WORD, seed >> 32))
+
+
+def _normal(*words: Int[Tensor, "batch counters"]) -> Float[Tensor, "batch counters 4"]:
+    """Standard normal numbers by Box & Muller (1958): √(−2 ln u) cos 2πv and √(−2 ln u) sin 2πv."""
+    u, v, u2, v2 = words
+    radius = torch.stack([u, u2], -1).float().add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+    angle = torch.stack([v, v2], -1).float().mul_(2 * math.pi * 2.0**-32)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], -1)
 
 
 def ranges(images: int, size: int) -> list[range]:

@@ -1,0 +1,55 @@
+"""What the benchmarks share: contenders that take turns, and the matrix products that a network cannot do without."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+
+def alternating(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Median rate of each contender, over rounds in which each has its turn."""
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            rates[name].append(run())
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def rate(count: float, work: Callable[[], object]) -> Callable[[], float]:
+    """`count` things a second."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        work()
+        return count / (time.perf_counter() - start)
+
+    return run
+
+
+def forward_products(layers: Sequence[tuple[int, int]], rows: int) -> Callable[[], None]:
+    """y = x Wᵀ of each layer, into buffers that are there already."""
+    tensors = [(torch.randn(rows, i), torch.randn(o, i), torch.empty(rows, o)) for i, o in layers]
+
+    def run() -> None:
+        for x, weight, y in tensors:
+            torch.mm(x, weight.T, out=y)
+
+    return run
+
+
+def training_products(layers: Sequence[tuple[int, int]], first: int, rows: int) -> Callable[[], None]:
+    """y = x Wᵀ, ∂W = ∂yᵀ x, and ∂x = ∂y W of each layer but the one at the place `first`, whose x are images."""
+    tensors = [
+        (torch.randn(rows, i), torch.randn(o, i), torch.randn(rows, o), torch.empty(rows, i), torch.empty(o, i))
+        for i, o in layers
+    ]
+
+    def run() -> None:
+        for number, (x, weight, y, dx, dweight) in enumerate(tensors):
+            torch.mm(x, weight.T, out=y)
+            torch.mm(y.T, x, out=dweight)
+            if number != first:
+                torch.mm(y, weight, out=dx)
+
+    return run
