@@ -183,15 +183,20 @@ def draw(
 
 
 @torch.inference_mode()
-def elbos(vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: int, chunk: int) -> Elbo:
-    """The ELBO's terms of each image, the expectation by `samples` samples of q; float64 on the CPU."""
+def elbos(vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: int, chunk: int, first: int = 0) -> Elbo:
+    """The ELBO's terms of each image, the expectation by `samples` samples of q; float64 on the CPU.
+
+    Args:
+        first: number of the first of these images in the data set; the noise of an image belongs to its number.
+    """
     parts = []
     for images in noise.ranges(len(x), chunk // noise.BLOCK):
         part = x[images.start : images.stop]
         q = vae.encoder(part)
         total = torch.zeros(len(part), dtype=torch.float64)
         for block, count in noise.blocks(samples):
-            drawn = noise.draw(seed, images, ELBO_STREAM, block, count, vae.latent).normal
+            numbers = range(first + images.start, first + images.stop)
+            drawn = noise.draw(seed, numbers, ELBO_STREAM, block, count, vae.latent).normal
             total += vae.decoder(reparameterise(q, drawn.to(x))).log_prob(part).cpu().double().sum(0)
         parts.append(Elbo(total / samples, kl_divergence(q, vae.prior).cpu().double()))
     return Elbo(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
