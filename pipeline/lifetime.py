@@ -54,6 +54,8 @@ def _told(main: Callable[[], None]) -> int:
         told = outcome(main)
     except Exception:
         told = Told(traceback.format_exc().rstrip(), 1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it ends already; the launcher asks all when one has failed
     if told.message:
         try:
             told.write(Path(os.environ["TORCHELASTIC_ERROR_FILE"]))
