@@ -36,7 +36,8 @@ def elbo(vae: VAE, x: Float[Tensor, "batch pixels"], noise: Float[Tensor, "sampl
     """
     q = vae.encoder(x)
     reconstruction = vae.decoder(reparameterise(q, noise)).log_prob(x).mean(0)
-    return Elbo(reconstruction, kl_divergence(q, vae.prior))
+    # Of the coordinates: that of Independent distributions fails where there is no image.
+    return Elbo(reconstruction, kl_divergence(q.base_dist, vae.prior.base_dist).sum(-1))
 
 
 @runtime_checkable

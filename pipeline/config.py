@@ -105,6 +105,7 @@ class Render(Section):
 
 class Runtime(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
+    processes: Annotated[int, Field(ge=1, le=1024)]
 
 
 class Recovery(Section):

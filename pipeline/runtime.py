@@ -22,15 +22,20 @@ T = TypeVar("T")
 
 
 def start(settings: Runtime, seed: int) -> torch.device:
-    """Make this process deterministic and give it its share of the machine; the device to work on."""
+    """Make this process deterministic and give it its share of the machine; the device to work on.
+
+    One of several processes of a stage has its share of the threads from the one that started it (OMP_NUM_THREADS).
+    """
     deterministic(seed)
     choose_products()
     chosen, worker = device(settings.device), queue_worker()
-    if worker:
+    local_rank, siblings = (int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    if worker and not siblings:
         # Threads of several processes on the same cores wait for each other: a worker takes its share alone.
         torch.set_num_threads(max(1, torch.get_num_threads() // worker.workers))
-        if chosen.type == "cuda":
-            chosen = torch.device("cuda", (worker.number - 1) % torch.cuda.device_count())
+    if chosen.type == "cuda" and (worker or siblings):
+        before = (worker.number - 1) * max(1, siblings) if worker else 0
+        chosen = torch.device("cuda", (before + local_rank) % torch.cuda.device_count())
     return chosen
 
 
@@ -93,6 +98,8 @@ def environment(device: torch.device) -> list[str]:
         where.append(f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}")
     elif device.type != "cpu":
         where.append(device.type)
+    if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        where.append(f"{processes} processes")
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "scipy"))
     python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     return [*where, python, packages]

@@ -1,8 +1,9 @@
 """Training by stochastic gradient ascent on the ELBO: `fit` is a generator of epoch records."""
 
 import copy
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline.config import Model, Train
 from pipeline.errors import UserError
 from pipeline.lifetime import deferred
 from pipeline.observations import dequantise
+from pipeline.ranks import ALONE, Ranks
 from pipeline.scratch import Scratch
 from pipeline.vae import VAE
 
@@ -58,7 +60,12 @@ def split(images: int, validation: float, seed: int) -> tuple[Int[Tensor, " trai
 
 
 def fit(
-    vae: VAE, images: UInt8[Tensor, "images pixels"], levels: int, settings: Train, scratch: Scratch | None = None
+    vae: VAE,
+    images: UInt8[Tensor, "images pixels"],
+    levels: int,
+    settings: Train,
+    scratch: Scratch | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Epoch]:
     """Train `vae` in place and yield a record after each epoch; at the end it holds the best epoch's weights.
 
@@ -71,13 +78,16 @@ def fit(
         levels: grey levels of the images, for dequantisation.
         settings: the section `train` of the parameters.
         scratch: where the state is kept between steps, and where an earlier one is found. Going on from it gives the
-            same records and weights as if nothing had happened; records of epochs before it come first.
+            same records and weights as if nothing had happened; records of epochs before it come first. Of several
+            processes rank 0 has one, and the others go on from its state.
+        ranks: the processes that train this model together. Each draws the noise of a whole batch and takes its share
+            of it, so that up to rounding records and weights are those of one process; they are the same in all.
 
     Raises:
         NotFiniteError: when a term of the ELBO, or the gradient, is no longer finite, and no rollback is left.
     """
-    training = _Training(vae, images, levels, settings)
-    if scratch and (saved := scratch.load()):
+    training = _Training(vae, images, levels, settings, ranks)
+    if saved := ranks.broadcast(scratch.load() if scratch else None):
         training.restore(*saved)
     yield from list(training.history)
     try:
@@ -111,11 +121,26 @@ def memory(settings: Model, pixels: int) -> int:
         return 5 * sum(parameter.nbytes for parameter in VAE(settings, pixels).parameters())
 
 
+def _whole(step: "Callable[[_Training], None]") -> "Callable[[_Training], None]":
+    """A step that fails, for whatever reason, leaves the generator as it was: it can be taken again."""
+
+    @functools.wraps(step)
+    def wrapped(training: "_Training") -> None:
+        before = training.generator.get_state()
+        try:
+            step(training)
+        except BaseException:
+            training.generator.set_state(before)
+            raise
+
+    return wrapped
+
+
 class _Training:
     """A training between two steps: all that the next one depends on, beside images and settings."""
 
-    def __init__(self, vae: VAE, images: Tensor, levels: int, settings: Train) -> None:
-        self.vae, self.images, self.levels, self.settings = vae, images, levels, settings
+    def __init__(self, vae: VAE, images: Tensor, levels: int, settings: Train, ranks: Ranks) -> None:
+        self.vae, self.images, self.levels, self.settings, self.ranks = vae, images, levels, settings, ranks
         device = images.device
         self.generator = torch.Generator(device).manual_seed(settings.seed)
         parts = split(len(images), settings.validation, settings.seed)
@@ -133,6 +158,7 @@ class _Training:
         self.order, self.epoch_start = self.train_index, None
         self._begin_epoch()
 
+    @_whole
     def step(self) -> None:
         """One step, whole or, where it fails, not at all.
 
@@ -141,22 +167,36 @@ class _Training:
         """
         size, device = self.settings.batch_size, self.images.device
         batch = self.order[self.done * size : (self.done + 1) * size]
-        before = self.generator.get_state()
         x = dequantise(self.images.index_select(0, batch), self.levels, self.generator)
         noise = torch.randn(1, len(x), self.vae.latent, generator=self.generator, device=device)
+        share = self.ranks.share(len(x))
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            terms = elbo(self.vae, x, noise)
-        (-terms.value.mean()).backward()
+            terms = elbo(self.vae, x[share], noise[:, share])
+        (-terms.value.sum() / len(x)).backward()
+        sums = self._over_ranks(torch.stack([terms.reconstruction.detach().sum(), terms.kl.detach().sum()]))
         norm = nn.utils.clip_grad_norm_(self.vae.parameters(), self.settings.clip_norm)
-        values = torch.stack([terms.reconstruction.detach().sum(), terms.kl.detach().sum(), norm]).tolist()
+        values = torch.cat([sums, norm[None]]).tolist()
         if not all(map(math.isfinite, values)):
-            self.generator.set_state(before)
             raise NotFiniteError(self._advice(f"step {self.done + 1} of {self.steps}", values))
         self._set_learning_rate()
         self.optimizer.step()
         self.totals = [total + value for total, value in zip(self.totals, values, strict=True)]
         self.done += 1
+
+    def _over_ranks(self, sums: Tensor) -> Tensor:
+        """These sums, and in place the gradients, added up over all processes, in one message."""
+        if self.ranks.size == 1:
+            return sums
+        parameters = list(self.vae.parameters())
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        assert len(gradients) == len(parameters)
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), sums])
+        self.ranks.sum_(flat)
+        *parts, sums = flat.split([*(gradient.numel() for gradient in gradients), len(sums)])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+        return sums
 
     def end_epoch(self) -> None:
         """Measure the epoch, keep its weights if they are the best, and begin the next.
@@ -164,7 +204,11 @@ class _Training:
         Raises:
             NotFiniteError: when the validation ELBO is not finite.
         """
-        validation = _mean_elbo(self.vae, self.held_out, self.held_out_noise, self.settings.batch_size)
+        share = self.ranks.share(len(self.held_out))
+        x, noise = self.held_out[share], self.held_out_noise[:, share]
+        sums = _sum_elbo(self.vae, x, noise, self.settings.batch_size)
+        self.ranks.sum_(sums)
+        validation = Elbo(*sums / len(self.held_out))
         value = float(validation.value)
         if not math.isfinite(value):
             terms = [float(validation.reconstruction), float(validation.kl), 0.0]
@@ -274,10 +318,10 @@ def learning_rate_factor(step: int, steps: int, warmup: float, final: float) -> 
 
 
 @torch.inference_mode()
-def _mean_elbo(
+def _sum_elbo(
     vae: VAE, x: Float[Tensor, "images pixels"], noise: Float[Tensor, "samples images latent"], batch_size: int
-) -> Elbo:
-    """The ELBO's terms averaged over all images, evaluated in batches; float32 whatever the precision."""
+) -> Float[Tensor, " terms"]:
+    """The ELBO's terms summed over all images, evaluated in batches; float32 whatever the precision, then float64."""
     vae.eval()
     parts = [elbo(vae, xs, ns) for xs, ns in zip(x.split(batch_size), noise.split(batch_size, dim=1), strict=True)]
-    return Elbo(*(torch.cat([p[term] for p in parts]).cpu().double().mean() for term in range(2)))
+    return torch.stack([torch.cat([p[term] for p in parts]).cpu().double().sum() for term in range(2)])

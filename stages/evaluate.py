@@ -2,19 +2,23 @@
 
 import math
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import config, datasets, lifetime, runtime, scratch, tables, trained
+from pipeline import config, datasets, lifetime, ranks, runtime, scratch, tables, trained
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_json
-from pipeline.likelihood import importance
+from pipeline.likelihood import importance, noise
 from pipeline.observations import dequantised
+from pipeline.ranks import Ranks
 from pipeline.scratch import Scratch
 from pipeline.tracking.run import Run
 from pipeline.vae import VAE
+
+OFF = config.Tracking(mode="off")  # rank 0 tracks for all
 
 
 def main() -> None:
@@ -24,38 +28,57 @@ def main() -> None:
     dataset = datasets.load(arguments.data)
     model = trained.load(arguments.model, device)
     settings = importance.sized(params.evaluate, model.vae)
+    if ranks.launch(params.runtime.processes, device):
+        return
     x = dequantised(dataset.test_images, dataset.levels, settings.seed)[: settings.images].to(device)
 
     environment = runtime.environment(device)
     determines = settings.model_dump(mode="json"), sha256(arguments.data), model.sha256, environment
     with (
-        Run("evaluate", params.tracking, model.data, model.sha256) as run,
-        scratch.opened("evaluate", params.recovery, *determines) as kept,
+        ranks.joined(device) as group,
+        Run("evaluate", params.tracking if group.rank == 0 else OFF, model.data, model.sha256) as run,
+        scratch.opened("evaluate", params.recovery, *determines, group) as kept,
     ):
         run.settings({"evaluate": settings.model_dump()})
-        table = pd.DataFrame({"label": dataset.test_labels[: settings.images], **measure(model.vae, x, settings, kept)})
-        metrics = summary(table)
-        tables.write_parquet(arguments.table, table)
-        write_json(arguments.metrics, {"test": metrics, "environment": environment})
-        run.metrics({"test": metrics})
+        columns = measure(model.vae, x, settings, kept, group)
+        if group.rank == 0:
+            table = pd.DataFrame({"label": dataset.test_labels[: settings.images], **columns})
+            metrics = summary(table)
+            tables.write_parquet(arguments.table, table)
+            write_json(arguments.metrics, {"test": metrics, "environment": environment})
+            run.metrics({"test": metrics})
+            tell(metrics)
+        group.gather({})  # no process gives its part away before the whole is written
+
+
+def tell(metrics: dict[str, float]) -> None:
     if metrics["not_finite"]:
         print(f"warning: {metrics['not_finite']:.0f} images have no finite number, and are in no mean", file=sys.stderr)
     print(f"ELBO: {metrics['elbo']:.2f} ± {metrics['elbo_se']:.2f} nats per image")
     print(f"log p(x): {metrics['log_px']:.2f} ± {metrics['log_px_se']:.2f}, {metrics['trusted']:.1%} of images trusted")
 
 
-def measure(vae: VAE, x: torch.Tensor, settings: config.Evaluate, kept: Scratch) -> dict[str, torch.Tensor]:
+def measure(
+    vae: VAE, x: torch.Tensor, settings: config.Evaluate, kept: Scratch, group: Ranks
+) -> dict[str, torch.Tensor]:
     """The columns of the table of images: nats, counts, and verdicts."""
-    common = {"seed": settings.seed, "chunk": settings.chunk}
-    elbos = kept.once("elbo", lambda: importance.elbos(vae, x, samples=settings.elbo_samples, **common)._asdict())
-    prior = kept.once(
-        "prior", lambda: importance.prior_monte_carlo(vae, x, samples=settings.prior_samples, **common)._asdict()
-    )
-    main = log_px(vae, x, settings, settings.proposal, "log_px", kept)
+    seed, chunk = settings.seed, settings.chunk
+
+    def elbos_of(images: range) -> dict[str, torch.Tensor]:
+        part, samples = x[images.start : images.stop], settings.elbo_samples
+        return importance.elbos(vae, part, samples=samples, seed=seed, chunk=chunk, first=images.start)._asdict()
+
+    def prior_of(images: range) -> dict[str, torch.Tensor]:
+        part, samples = x[images.start : images.stop], settings.prior_samples
+        return importance.prior_monte_carlo(vae, part, samples=samples, seed=seed, chunk=chunk)._asdict()
+
+    elbos = together("elbo", shares(len(x), chunk // noise.BLOCK, group), elbos_of, kept, group)
+    prior = together("prior", shares(len(x), chunk, group), prior_of, kept, group)
+    main = log_px(vae, x, settings, settings.proposal, "log_px", kept, group)
     # The usual estimate with as many decoder evaluations as fit, pilots and estimate took on average, and no more.
     equal = max(32, round(float(main["evaluations"].mean()) / (1 + 1 / importance.PILOTS)))
     usual = settings.model_copy(update={"samples": equal, "budget": equal})
-    encoder = log_px(vae, x[: settings.comparison], usual, "encoder", "comparison", kept)
+    encoder = log_px(vae, x[: settings.comparison], usual, "encoder", "comparison", kept, group)
     beyond = torch.full((len(x) - len(encoder["log_px"]),), torch.nan, dtype=torch.float64)
     return {
         "elbo": elbos["reconstruction"] - elbos["kl"],
@@ -72,7 +95,7 @@ def measure(vae: VAE, x: torch.Tensor, settings: config.Evaluate, kept: Scratch)
 
 
 def log_px(
-    vae: VAE, x: torch.Tensor, settings: config.Evaluate, proposal: str, name: str, kept: Scratch
+    vae: VAE, x: torch.Tensor, settings: config.Evaluate, proposal: str, name: str, kept: Scratch, group: Ranks
 ) -> dict[str, torch.Tensor]:
     """The columns of an estimate, of all blocks of images, with progress."""
 
@@ -82,11 +105,33 @@ def log_px(
         return {**estimate.diagnosis._asdict(), "converged": estimate.converged, "evaluations": estimate.evaluations}
 
     blocks = importance.blocks(len(x), vae, settings.chunk)
-    parts = [
-        kept.once(f"{name} {images.start}", lambda images=images: of_block(images))
-        for images in runtime.progress(blocks, len(blocks), f"log p(x), {proposal}")
-    ]
-    return {column: torch.cat([part[column] for part in parts]) for column in parts[0]}
+    return together(name, blocks, of_block, kept, group, label=f"log p(x), {proposal}")
+
+
+def shares(images: int, chunk: int, group: Ranks) -> list[range]:
+    """Each process's images, a range in a row; whole chunks, so that all are computed as by one process."""
+    chunks = noise.ranges(images, chunk)
+    parts = [chunks[Ranks(rank, group.size).share(len(chunks))] for rank in range(group.size)]
+    return [range(part[0].start, part[-1].stop) for part in parts if part]
+
+
+def together(
+    name: str,
+    blocks: list[range],
+    compute: Callable[[range], dict[str, torch.Tensor]],
+    kept: Scratch,
+    group: Ranks,
+    label: str = "",
+) -> dict[str, torch.Tensor]:
+    """The columns of all blocks of images, which the processes deal out among them; every process gets all of it."""
+    mine = group.dealt(blocks)
+    parts: dict[str, torch.Tensor] = {}
+    for images in runtime.progress(mine, len(mine), label) if label and group.rank == 0 else mine:
+        columns = kept.once(f"{name} {images.start}", lambda images=images: compute(images))
+        parts |= {f"{images.start} {column}": values for column, values in columns.items()}
+    found = {key: values for part in group.gather(parts) for key, values in part.items()}
+    names = [key.partition(" ")[2] for key in found if key.startswith(f"{blocks[0].start} ")]
+    return {column: torch.cat([found[f"{images.start} {column}"] for images in blocks]) for column in sorted(names)}
 
 
 def summary(table: pd.DataFrame) -> dict[str, float]:

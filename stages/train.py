@@ -1,16 +1,19 @@
 """Train: fit the VAE to the training images and keep the epoch with the best validation ELBO."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline import checkpoint, config, datasets, lifetime, runtime, scratch, tables
+from pipeline import checkpoint, config, datasets, lifetime, ranks, runtime, scratch, tables
 from pipeline.files import sha256, write_json
 from pipeline.tracking.run import TRAINING, Run
 from pipeline.training import Epoch, fit, memory
 from pipeline.vae import VAE
+
+OFF = config.Tracking(mode="off")  # rank 0 tracks for all
 
 
 def main() -> None:
@@ -18,6 +21,8 @@ def main() -> None:
     params = config.load()
     device = runtime.start(params.runtime, params.train.seed)
     dataset = datasets.load(arguments.data)
+    if ranks.launch(params.runtime.processes, device):
+        return
     data_sha256 = sha256(arguments.data)
 
     runtime.require_memory(memory(params.model, dataset.pixels), device, "smaller model.encoder and model.decoder")
@@ -26,17 +31,22 @@ def main() -> None:
     environment = runtime.environment(device)
     sections = params.model_dump(mode="json", include={"model", "train"})
     with (
-        Run("train", params.tracking, (dataset.name, data_sha256)) as run,
-        scratch.opened("train", params.recovery, sections, data_sha256, environment) as kept,
+        ranks.joined(device) as group,
+        Run("train", params.tracking if group.rank == 0 else OFF, (dataset.name, data_sha256)) as run,
+        scratch.opened("train", params.recovery, sections, data_sha256, environment)
+        if group.rank == 0
+        else nullcontext() as kept,
     ):
         run.params(params.model_dump(include=set(TRAINING)))
         history: list[Epoch] = []
-        epochs = fit(vae, images, dataset.levels, params.train, kept)
-        for epoch in tqdm(epochs, total=params.train.epochs, unit="epoch", disable=None):
+        epochs = fit(vae, images, dataset.levels, params.train, kept, group)
+        for epoch in tqdm(epochs, total=params.train.epochs, unit="epoch", disable=group.rank > 0 or None):
             history.append(epoch)
             tqdm.write(report(epoch, params.train.epochs))
             run.metrics({key: value for key, value in asdict(epoch).items() if key != "epoch"}, step=epoch.epoch)
 
+        if group.rank > 0:
+            return
         best = max(history, key=lambda epoch: epoch.validation_elbo)
         height, width = dataset.shape
         description = checkpoint.Description(

@@ -117,4 +117,4 @@ def test_a_stage_whose_dvc_is_gone_before_it_began_does_nothing(monkeypatch: pyt
     monkeypatch.setattr(psutil.Process, "parents", lambda self: [first])
     monkeypatch.setattr(lifetime, "_is_python", lambda process: False)
     with pytest.raises(UserError, match="has ended; nothing was run"):
-        lifetime._end_with_dvc()
+        lifetime._end_with_starter()

@@ -11,7 +11,7 @@ from pipeline import runtime
 from pipeline.config import Runtime
 from pipeline.errors import UserError
 
-CPU = Runtime(device="cpu")
+CPU = Runtime(device="cpu", processes=1)
 
 
 @pytest.fixture(autouse=True)
@@ -62,9 +62,9 @@ def test_workers_share_cores_and_take_turns_at_gpus(monkeypatch: pytest.MonkeyPa
     assert torch.get_num_threads() == 2
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert runtime.start(Runtime(device="cuda"), 0) == torch.device("cuda", 0)
+    assert runtime.start(Runtime(device="cuda", processes=1), 0) == torch.device("cuda", 0)
     monkeypatch.setattr(runtime, "queue_worker", lambda: runtime.Worker(2, 2))
-    assert runtime.start(Runtime(device="auto"), 0) == torch.device("cuda", 1)
+    assert runtime.start(Runtime(device="auto", processes=1), 0) == torch.device("cuda", 1)
 
 
 def test_a_device_that_is_not_there_is_named_with_those_that_are() -> None:

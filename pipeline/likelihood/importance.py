@@ -201,11 +201,16 @@ def draw(
 
 
 @torch.inference_mode()
-def elbos(vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: int, chunk: int) -> Elbo:
-    """The ELBO's terms of each image, the expectation by `samples` samples of q; float64 on the CPU."""
+def elbos(vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: int, chunk: int, first: int = 0) -> Elbo:
+    """The ELBO's terms of each image, the expectation by `samples` samples of q; float64 on the CPU.
+
+    Args:
+        first: number of the first of these images in the data set; the noise of an image belongs to its number.
+    """
     parts = []
     for images in noise.ranges(len(x), chunk // noise.BLOCK):
-        part, numbers = x[images.start : images.stop], torch.tensor(images, device=x.device)
+        part = x[images.start : images.stop]
+        numbers = first + torch.tensor(images, device=x.device)
         q = vae.encoder(part)
         total = torch.zeros(len(part), dtype=torch.float64)
         for block, count in noise.blocks(samples):
