@@ -27,6 +27,20 @@ def rate(count: float, work: Callable[[], object]) -> Callable[[], float]:
     return run
 
 
+def as_installed(work: Callable[[], object]) -> Callable[[], None]:
+    """The same with the matrix products that PyTorch takes by itself."""
+
+    def run() -> None:
+        products = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+        before, products.fp32_precision = products.fp32_precision, "ieee"
+        try:
+            work()
+        finally:
+            products.fp32_precision = before
+
+    return run
+
+
 def forward_products(layers: Sequence[tuple[int, int]], rows: int) -> Callable[[], None]:
     """y = x Wᵀ of each layer, into buffers that are there already."""
     tensors = [(torch.randn(rows, i), torch.randn(o, i), torch.empty(rows, o)) for i, o in layers]

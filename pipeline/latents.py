@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.stats import norm
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -52,7 +50,7 @@ def traversals(
 
 def plane(side: int) -> tuple[Float[Tensor, "side side 2"], list[float]]:
     """A grid of the plane with equal prior mass between its lines, z₂ falling from row to row; and its lines."""
-    values = [float(v) for v in norm.ppf(np.linspace(0.025, 0.975, side))]
+    values = [float(v) for v in torch.special.ndtri(torch.linspace(0.025, 0.975, side, dtype=torch.float64))]
     z1, z2 = torch.meshgrid(torch.tensor(values), torch.tensor(values[::-1]), indexing="xy")
     return torch.stack([z1, z2], dim=-1), values
 
@@ -72,5 +70,7 @@ def project(means: NDArray[np.floating], labels: NDArray[np.integer]) -> tuple[N
         return means, ("z₁", "z₂")
     if means.shape[1] == 1:
         return np.column_stack([means[:, 0], labels.astype(float)]), ("z", "class")
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # slow to import
+
     points = LinearDiscriminantAnalysis(n_components=2).fit_transform(means, labels)
     return points, ("first linear discriminant of μ(x)", "second linear discriminant of μ(x)")

@@ -25,8 +25,9 @@ def dequantise(
     """
     words = torch.empty(math.ceil(images.numel() / 4), dtype=torch.int64, device=images.device)
     bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: images.numel()]
-    # v + u in units of u's last bit, a whole number below 2²⁴, which float32 holds exactly.
-    return images.float().mul_(2**16).add_(2**15).add_(bits.view_as(images)).mul_(2.0**-16 / levels)
+    # v + u − ½ has no more bits than float32.
+    centred = images.float().add_(bits.view_as(images), alpha=2.0**-16)
+    return torch.add(torch.tensor(0.5 / levels, device=images.device), centred, alpha=1 / levels)
 
 
 def dequantised(

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import datasets as torchvision
 
 from pipeline.datasets import Dataset
 from pipeline.fetch import Pinned, fetch
@@ -20,20 +19,20 @@ IDX_SHAPE = 28, 28
 
 @dataclass(frozen=True)
 class IdxSource:
-    """Four gzipped IDX files of 60 000 + 10 000 images of 28 × 28 bytes.
+    """Four gzipped IDX files of 60 000 + 10 000 images of 28 × 28 bytes, on the mirrors of torchvision's class.
 
     The digests are of training images and labels, then test images and labels: of the decompressed
     content, or of the archive where only that has been published.
     """
 
-    mirrors: list[str]
+    torchvision: str
     digests: tuple[str, str, str, str]
     digest_of: Literal["content", "archive"] = "content"
 
 
 IDX_SOURCES = {
     "mnist": IdxSource(
-        torchvision.MNIST.mirrors,
+        "MNIST",
         (
             "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
             "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -42,7 +41,7 @@ IDX_SOURCES = {
         ),
     ),
     "fashion_mnist": IdxSource(
-        torchvision.FashionMNIST.mirrors,
+        "FashionMNIST",
         (
             "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
             "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -51,7 +50,7 @@ IDX_SOURCES = {
         ),
     ),
     "kmnist": IdxSource(
-        torchvision.KMNIST.mirrors,
+        "KMNIST",
         (
             "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
             "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
@@ -90,6 +89,8 @@ def get(name: str) -> Dataset:
     """
     if name in BUNDLED:
         return BUNDLED[name]()
+    from torchvision import datasets  # takes more than a second: only those who download pay
+
     source = IDX_SOURCES[name]
     shapes = ((60_000, *IDX_SHAPE), (60_000,), (10_000, *IDX_SHAPE), (10_000,))
     names = (f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
@@ -97,7 +98,7 @@ def get(name: str) -> Dataset:
         Pinned(file, _idx_bytes(shape), digest, source.digest_of)
         for file, shape, digest in zip(names, shapes, source.digests, strict=True)
     ]
-    contents = fetch(name, files, source.mirrors)
+    contents = fetch(name, files, getattr(datasets, source.torchvision).mirrors)
     return Dataset(name, 256, *(_decode(content, shape) for content, shape in zip(contents, shapes, strict=True)))
 
 

@@ -175,10 +175,12 @@ class _Training:
             terms = elbo(self.vae, x[share], noise[:, share])
         (-terms.value.sum() / len(x)).backward()
         sums = self._over_ranks(torch.stack([terms.reconstruction.detach().sum(), terms.kl.detach().sum()]))
-        norm = nn.utils.clip_grad_norm_(self.vae.parameters(), self.settings.clip_norm)
+        norm = nn.utils.get_total_norm([p.grad for p in self.vae.parameters() if p.grad is not None])
         values = torch.cat([sums, norm[None]]).tolist()
         if not all(map(math.isfinite, values)):
             raise NotFiniteError(self._advice(f"step {self.done + 1} of {self.steps}", values))
+        if values[-1] > self.settings.clip_norm:  # rarely: the gradients are not touched for nothing
+            nn.utils.clip_grads_with_norm_(self.vae.parameters(), self.settings.clip_norm, norm)
         self._set_learning_rate()
         self.optimizer.step()
         self.totals = [total + value for total, value in zip(self.totals, values, strict=True)]

@@ -8,7 +8,7 @@ from conftest import Linear
 
 from pipeline.config import Evaluate, Model, Params
 from pipeline.datasets import Dataset
-from pipeline.likelihood import noise
+from pipeline.likelihood import importance, noise
 from pipeline.likelihood.importance import blocks, elbos, ladder, log_px, prior_monte_carlo
 from pipeline.likelihood.weights import Diagnosis
 from pipeline.observations import dequantised
@@ -135,6 +135,14 @@ def test_the_decoder_never_sees_more_than_a_chunk(linear: Linear, generator: tor
     prior_monte_carlo(vae, x, samples=1000, seed=0, chunk=512)
     assert max(seen) <= 512
     assert sum(seen) == 30 * (500 + 1000) + 30 * 1000 + 1000
+
+
+def test_a_chunk_suits_the_model_unless_it_is_given() -> None:
+    vae = VAE(Model(latent=16, encoder=(), decoder=(512,), activation="silu", sigma=0.1), 784)
+    automatic = importance.sized(Evaluate.model_validate(SETTINGS | {"chunk": 0}), vae)
+    assert automatic.chunk % noise.BLOCK == 0
+    assert importance.CACHED * 0.9 < automatic.chunk * 784 <= importance.CACHED
+    assert importance.sized(Evaluate.model_validate(SETTINGS | {"chunk": 1000}), vae).chunk == 1000
 
 
 def test_blocks_cover_all_images_once(linear: Linear) -> None:

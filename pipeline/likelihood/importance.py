@@ -26,7 +26,7 @@ GROWTH = 4  # of the number of samples from a level to the next
 PILOTS = 2  # an estimate has so many times its pilot's samples
 SAFETY = 2.0  # a pilot's effective sample size is optimistic
 MARGIN = 0.15  # and its k̂ is noisy: about one standard error
-CACHED = 2**20  # numbers of a layer's output that a CPU's cache holds
+CACHED = 2**21  # numbers of a layer's output that a CPU's cache holds
 GRADIENTS = (32, 64)  # samples whose gradients shape the proposal, in rounds; the last round again at each level
 
 
