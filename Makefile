@@ -12,7 +12,7 @@ DEMO := \
 	-S data.name=digits -S 'model.encoder=[256,256]' -S 'model.decoder=[256,256]' -S model.latent=8 \
 	-S train.epochs=60 -S train.batch_size=64 -S evaluate.prior_samples=2000
 
-.PHONY: help setup demo published study repro verify chaos audit test check ui sync server-up server-down clean
+.PHONY: help setup demo published study repro verify chaos bench audit test check ui sync server-up server-down clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -60,6 +60,12 @@ verify: $(READY) ## Rebuild the current experiment in a temporary clone and comp
 
 chaos: $(READY) ## Kill the pipeline thirty times, anywhere, and compare what comes out: about ten minutes.
 	python -m benchmarks.chaos --kills 30
+
+bench: $(READY) ## Measure training, likelihood and pipeline beside their limits: twenty minutes; needs `make repro`.
+	python -m benchmarks.training
+	python -m benchmarks.likelihood
+	python -m benchmarks.pipeline
+	python -m benchmarks.scaling
 
 audit: $(READY) ## Look the locked packages up among known vulnerabilities (asks PyPI).
 	$(UV) tool run pip-audit --requirement requirements.lock --no-deps --disable-pip

@@ -45,11 +45,11 @@ def configure(folder: Path, settings: dict[str, dict[str, Any]]) -> None:
     yaml.dump(content, folder / "params.yaml")
 
 
-def repro(folder: Path) -> subprocess.Popen[bytes]:
+def repro(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with (folder.parent / "log").open("wb") as log:
         return subprocess.Popen(
-            ["dvc", "repro"],
+            ["dvc", "repro", *options],
             cwd=folder,
             env=os.environ | {"PATH": path},
             stdout=log,

@@ -45,10 +45,10 @@ def peak(process: psutil.Process) -> int:
     return 1024 * next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
-def watched(folder: Path) -> tuple[float, dict[str, tuple[float, float]]]:
+def watched(folder: Path, *options: str) -> tuple[float, dict[str, tuple[float, float]]]:
     """Seconds of a `dvc repro`, and of each of its stages seconds and peak memory in GB."""
     start = time.perf_counter()
-    dvc = repro(folder)
+    dvc = repro(folder, *options)
     seen: dict[str, tuple[float, float, int]] = {}
     while dvc.poll() is None:
         for process in stages_of(folder):
@@ -91,7 +91,7 @@ def main() -> None:
         for samples in options.samples:
             more = {"images": 32, "samples": samples, "budget": samples, "comparison": 1, "prior_samples": 1}
             configure(folder, {"evaluate": more})
-            memory[samples] = watched(folder)[1]["evaluate"][1]
+            memory[samples] = watched(folder, "evaluate")[1]["evaluate"][1]
             print(f"evaluate with {samples} samples an image: {memory[samples]:.2f} GB at most", flush=True)
     environment = runtime.environment(torch.device("cpu"))
     print(json.dumps({

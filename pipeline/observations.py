@@ -67,7 +67,7 @@ class Gaussian:
         """Fisher information about the mean of each pixel."""
         return torch.full_like(self.mean, self.sigma**-2)
 
-    def information(self, x: Float[Tensor, "*#batch pixels"]) -> Float[Tensor, "*batch pixels"]:
+    def information(self, x: Float[Tensor, "*#batch pixels"]) -> Float[Tensor, "*#batch pixels"]:
         """−∂² log p(x | mean) / ∂ mean² of each pixel, whose mean over x is Fisher's; here it is the same for all x."""
         return self.fisher
 

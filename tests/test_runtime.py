@@ -77,10 +77,13 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are() -> None:
 def test_float32_products_are_rounded_as_float32(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on processors whose oneDNN would use bfloat16: there the leave to do so is withdrawn."""
     products = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setattr(products, "fp32_precision", "ieee")
-    runtime.choose_products()
-    a, b = (torch.randn(300, 784, generator=generator, dtype=torch.float64) for _ in range(2))
-    assert float((a.float() @ b.float().T - a @ b.T).abs().max()) < 1e-3
-    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor.bfloat16().double())
-    runtime.choose_products()
-    assert products.fp32_precision == "ieee"
+    before = products.fp32_precision
+    try:
+        runtime.choose_products()
+        a, b = (torch.randn(300, 784, generator=generator, dtype=torch.float64) for _ in range(2))
+        assert float((a.float() @ b.float().T - a @ b.T).abs().max()) < 1e-3
+        monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor.bfloat16().double())
+        runtime.choose_products()
+        assert products.fp32_precision == "ieee"
+    finally:
+        products.fp32_precision = before

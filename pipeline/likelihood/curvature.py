@@ -15,8 +15,8 @@ from torch.func import grad
 
 from pipeline.vae import VAE
 
-Units = Float[Tensor, "batch units"]
-Tangents = Float[Tensor, "batch latent units"]
+Units = Float[Tensor, "#batch units"]
+Tangents = Float[Tensor, "#batch latent units"]
 
 
 class Curvature(NamedTuple):
@@ -24,7 +24,7 @@ class Curvature(NamedTuple):
 
     value: Float[Tensor, " batch"]
     gradient: Float[Tensor, "batch latent"]
-    gauss_newton: Float[Tensor, "batch latent latent"]  # I + JᵀFJ, J = ∂f/∂z, F the Fisher information in f
+    gauss_newton: Float[Tensor, "#batch latent latent"]  # I + JᵀFJ, J = ∂f/∂z, F the Fisher information in f
     hessian: Float[Tensor, "batch latent latent"]  # −∂² log p(x, z) / ∂z²
 
 
@@ -43,8 +43,8 @@ def cost(vae: VAE) -> int:
 
 
 @torch.no_grad()
-def curvature(vae: VAE, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "batch latent"]) -> Curvature:
-    """Value, gradient, generalised Gauss-Newton matrix and Hessian."""
+def curvature(vae: VAE, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "#batch latent"]) -> Curvature:
+    """Value, gradient, generalised Gauss-Newton matrix and Hessian, of each image at its z or at one z for all."""
     # The first layer's tangents are its weights.
     units, tangents = z, torch.eye(z.shape[-1], dtype=z.dtype, device=z.device).expand(len(z), -1, -1)
     passed: list[nn.Linear | Bend] = []
@@ -70,7 +70,7 @@ def curvature(vae: VAE, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "batc
         if isinstance(layer, nn.Linear):
             back = back @ layer.weight
         else:
-            hessian -= _outer(layer.tangents, back * layer.second)
+            hessian = hessian - _outer(layer.tangents, back * layer.second)
             back = back * layer.first
     return Curvature(p.log_prob(x) + vae.prior.log_prob(z), (back - z).double(), gauss_newton, hessian)
 

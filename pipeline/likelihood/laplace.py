@@ -23,6 +23,7 @@ from pipeline.vae import VAE
 TOLERANCE = 0.2
 GAUSS_NEWTON_STEPS, NEWTON_STEPS = 6, 3
 FLOOR = 0.3
+GROUP = 32
 
 
 class Laplace(NamedTuple):
@@ -60,7 +61,8 @@ def fit(vae: VAE, x: Float[Tensor, "batch pixels"], start: Float[Tensor, "batch 
     Those that have not at the end keep their best point, and say so.
     """
     twice = x.repeat(2, 1)
-    both = begin(vae, twice, torch.cat([start, torch.zeros_like(start)]))
+    starts = begin(vae, x, start), begin(vae, x, torch.zeros_like(start[:1]))
+    both = Climb(*map(torch.cat, zip(*starts, strict=True)))
     ascend(vae, twice, both, GAUSS_NEWTON_STEPS, newton=False)
     first = torch.arange(len(x), device=x.device)
     second = first + len(x)
@@ -77,9 +79,10 @@ def fit(vae: VAE, x: Float[Tensor, "batch pixels"], start: Float[Tensor, "batch 
     return Laplace(mode, cholesky(precision), converged, climb.evaluations + both.evaluations[lower] + 1)
 
 
-def begin(vae: VAE, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "batch latent"]) -> Climb:
-    """The start of a search at z."""
-    return Climb(z.clone(), *curvature(vae, x, z), torch.full((len(x),), cost(vae), device=x.device))
+def begin(vae: VAE, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "#batch latent"]) -> Climb:
+    """The start of a search at z, one for each image or one for all, whose tangents are then made once."""
+    found = z, *curvature(vae, x, z), torch.tensor([cost(vae) if len(z) == len(x) else 2], device=x.device)
+    return Climb(*(part.expand(len(x), *part.shape[1:]).clone() for part in found))
 
 
 def ascend(vae: VAE, x: Float[Tensor, "batch pixels"], climb: Climb, steps: int, *, newton: bool) -> None:
@@ -90,6 +93,8 @@ def ascend(vae: VAE, x: Float[Tensor, "batch pixels"], climb: Climb, steps: int,
         active = (_decrement(gradient, gauss_newton) >= TOLERANCE).nonzero().squeeze(1)
         if len(active) == 0:
             break
+        # Whole groups, some images twice: products of ever new sizes would be prepared anew, at a cost in memory.
+        active = active[torch.arange(-(-len(active) // GROUP) * GROUP, device=x.device) % len(active)]
         matrix = gauss_newton[active]
         if newton:
             matrix = _bounded(hessian[active], matrix)
