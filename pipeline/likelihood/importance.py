@@ -25,7 +25,7 @@ ELBO_STREAM, ESTIMATE, PILOT, ADAPTATION = 0, 1, 33, 65
 GROWTH = 4  # of the number of samples from a level to the next
 PILOTS = 2  # an estimate has so many times its pilot's samples
 SAFETY = 2.0  # a pilot's effective sample size is optimistic
-MARGIN = 0.15  # and its k̂ is noisy: about one standard error
+MARGIN = 0.2  # and its k̂ is noisy: more than one standard error
 CACHED = 2**21  # numbers of a layer's output that a CPU's cache holds
 GRADIENTS = (32, 64)  # samples whose gradients shape the proposal, in rounds; the last round again at each level
 
@@ -165,7 +165,7 @@ def _adapted(
         stream = ADAPTATION + len(GRADIENTS) * level + number
         for part in rows.split(max(1, block.settings.chunk // samples)):
             drawn = block.noise(part, stream, 0, samples // 2)
-            proposal = proposal.adapted(block.vae, block.x, part.to(block.x.device), drawn)
+            proposal = proposal.adapted(block.vae, block.x, part.to(block.x.device), drawn, hard=level > 0)
     return proposal
 
 

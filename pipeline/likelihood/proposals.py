@@ -44,8 +44,14 @@ class Proposal:
         each = [math.log(s) + c.log_prob(z) for s, c in zip(self.shares, self.components, strict=True)]
         return torch.stack(each).logsumexp(0)
 
-    def adapted(self, vae: VAE, x: Float[Tensor, "batch pixels"], rows: Rows, noise: Noise) -> "Proposal":
-        """With the first component of some images moved and reshaped to where gradients say the posterior is."""
+    def adapted(
+        self, vae: VAE, x: Float[Tensor, "batch pixels"], rows: Rows, noise: Noise, *, hard: bool = False
+    ) -> "Proposal":
+        """With the first component of some images moved and reshaped to where gradients say the posterior is.
+
+        Args:
+            hard: whether they have shown heavy tails before, and get a wider proposal.
+        """
         first = self.components[0]
         assert isinstance(first, Gaussian)
         part = first[rows]
@@ -54,7 +60,7 @@ class Proposal:
         adapted = replace(
             first,
             mean=first.mean.index_copy(0, rows, new.mean),
-            cholesky=first.cholesky.index_copy(0, rows, new.cholesky / INFLATION),
+            cholesky=first.cholesky.index_copy(0, rows, new.cholesky / (INFLATION_OF_HARD if hard else INFLATION)),
         )
         return replace(self, components=(adapted, *self.components[1:]))
 
@@ -68,6 +74,7 @@ SHARES = (0.9, 0.05, 0.05)
 # The fitted proposal's standard deviations are made this much larger: tails that are too light cost far more
 # than tails that are too heavy.
 INFLATION = 1.15
+INFLATION_OF_HARD = 1.265  # 1.1 times that: they get more samples, which can afford it
 
 
 class Fit(NamedTuple):
