@@ -93,6 +93,7 @@ def main() -> None:
             configure(folder, {"evaluate": more})
             memory[samples] = watched(folder, "evaluate")[1]["evaluate"][1]
             print(f"evaluate with {samples} samples an image: {memory[samples]:.2f} GB at most", flush=True)
+    runtime.choose_products()  # as the stages did
     environment = runtime.environment(torch.device("cpu"))
     print(json.dumps({
         "fixed": fixed, "stages": stages, "cold": round(cold, 1), "no_op": round(again, 1), "memory": memory,

@@ -64,13 +64,18 @@ def log_weights(
     x: Float[Tensor, "batch pixels"],
     proposal: Density,
     z: Float[Tensor, "samples batch latent"],
+    at_once: int | None = None,
 ) -> LogWeights:
     """The weights of z ~ r(z | x), the proposal.
 
     E[w] = p(x) for any r that covers the posterior; with r = q(z | x), E[log w] is the ELBO
     (Burda et al. 2016, equation 8).
+
+    Args:
+        at_once: samples of each image that are decoded together; all of them without it.
     """
-    return LogWeights(vae.decoder(z).log_prob(x), vae.prior.log_prob(z), proposal.log_prob(z))
+    likelihood = torch.cat([vae.decoder(some).log_prob(x) for some in z.split(at_once or len(z))])
+    return LogWeights(likelihood, vae.prior.log_prob(z), proposal.log_prob(z))
 
 
 def log_joint(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.files import atomic
@@ -135,6 +136,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
             panel.plot(history["epoch"], history[f"{part}_{term}"], color=colour, label=part, marker=".", ms=4)
         panel.axvline(kept, color=GREY, lw=1, ls=":")
         panel.set(title=title, xlabel="epoch", ylabel="nats per image")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         _focus(panel, history[[f"train_{term}", f"validation_{term}"]].to_numpy())
     axes[0, 0].legend(loc="lower right", title=f"kept: epoch {kept}")
     return figure
@@ -195,5 +197,6 @@ def overview(digits: Images, decoded: Images, samples: Images, history: pd.DataF
         panel.plot(history["epoch"], history[f"{part}_elbo"], color=colour, label=part)
     _focus(panel, history[["train_elbo", "validation_elbo"]].to_numpy())
     panel.set(title="ELBO", xlabel="epoch", ylabel="nats per image")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.legend(loc="lower right")
     return figure

@@ -195,7 +195,9 @@ def draw(
         pieces = []
         for number, count in noise.blocks(samples):
             z = of_part.sample(block.noise(part, stream, number, count))
-            pieces.append(log_weights(block.vae, x, of_part, z).value.cpu().double())
+            # A quarter of the chunk at once: decoded images are still in the cache when they are compared with x.
+            at_once = max(1, block.settings.chunk // 4 // len(part))
+            pieces.append(log_weights(block.vae, x, of_part, z, at_once).value.cpu().double())
         parts.append(torch.cat(pieces))
     return torch.cat(parts, 1)
 
