@@ -23,7 +23,7 @@ import psutil
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from benchmarks.queue import ROOT, clone
+from benchmarks.queue import clone, settle
 from pipeline.lifetime import GRACE
 
 # Small, but every stage lasts long enough to be hit, and work is saved often enough for it to matter.
@@ -125,9 +125,7 @@ def main() -> None:
     parser.add_argument("--data", default="mnist", help="or digits, which needs no download")
     options = parser.parse_args()
     choose = random.Random(options.seed)  # noqa: S311
-    if mirror := os.environ.get("DATA_MIRROR"):
-        os.environ["DATA_MIRROR"] = mirror if "://" in mirror else str((ROOT / mirror).resolve())
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    settle()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "project"
         folder.mkdir()

@@ -7,7 +7,6 @@ samples. `DATA_MIRROR` may name a folder with the data. Ends with one JSON line.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import psutil
 import torch
 
 from benchmarks.chaos import SMALL, configure, from_nothing, repro, stages_of
-from benchmarks.queue import ROOT, clone
+from benchmarks.queue import clone, settle
 from pipeline import runtime
 
 STAGES = ("download", "train", "evaluate", "verify", "compare", "render", "report")
@@ -71,9 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--samples", type=int, nargs="+", default=[256, 4096, 65_536])
     options = parser.parse_args()
-    if mirror := os.environ.get("DATA_MIRROR"):
-        os.environ["DATA_MIRROR"] = mirror if "://" in mirror else str((ROOT / mirror).resolve())
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    settle()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "project"
         folder.mkdir()

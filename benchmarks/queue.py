@@ -42,6 +42,13 @@ def sh(folder: Path, *command: str) -> str:
     return result.stdout
 
 
+def settle() -> None:
+    """What runs in a clone finds the mirror that is named from here, and tracks into a store of its own."""
+    if mirror := os.environ.get("DATA_MIRROR"):
+        os.environ["DATA_MIRROR"] = mirror if "://" in mirror else str((ROOT / mirror).resolve())
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
 def clone(folder: Path) -> None:
     """A repository of one commit with the files that git has or would add here."""
     for name in sh(ROOT, "git", "ls-files", "-co", "--exclude-standard").splitlines():

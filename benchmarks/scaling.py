@@ -8,7 +8,6 @@ clone of its own, one process and two train and evaluate MNIST on the same cores
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -23,7 +22,7 @@ from torch import nn
 
 from benchmarks.chaos import configure
 from benchmarks.pipeline import watched
-from benchmarks.queue import ROOT, clone
+from benchmarks.queue import ROOT, clone, settle
 from benchmarks.timing import rate
 from benchmarks.training import ours
 from pipeline import config, runtime
@@ -115,9 +114,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--images", type=int, default=2000)
     options = parser.parse_args()
-    if mirror := os.environ.get("DATA_MIRROR"):
-        os.environ["DATA_MIRROR"] = mirror if "://" in mirror else str((ROOT / mirror).resolve())
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    settle()
     params = config.load(ROOT / "params.yaml")
     runtime.start(params.runtime.model_copy(update={"device": "cpu"}), 0)
     start = time.perf_counter()
