@@ -1,8 +1,8 @@
 """The processes of one stage: how they are started, what each of them does, how they put it together.
 
 A stage with `runtime.processes` > 1 starts itself so many times by PyTorch's own launcher, on this machine; several
-machines are joined by `torchrun --nnodes ... -m stages.NAME ...`. Tensors travel as they are or as safetensors: nothing that is
-received can run code.
+machines are joined by `torchrun --nnodes ... -m stages.NAME ...`. Tensors travel as they are or as safetensors: nothing
+that is received can run code.
 """
 
 import json
