@@ -73,7 +73,7 @@ def speed(vae: VAE, x: Tensor, params: config.Params, samples: int, rounds: int)
     count = len(x) * samples
     layers = list(pairwise([vae.latent, *params.model.decoder, x.shape[1]]))
     chunk = params.evaluate.chunk
-    products = forward_products(layers, chunk)
+    products = forward_products(layers, chunk, x.device)
 
     def alone() -> None:
         for _ in range(count // chunk):
@@ -121,13 +121,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--most", type=int, default=16_384, help="samples that a proposal gets at most")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu", help="cpu (the default), cuda, or auto")
     options = parser.parse_args()
     params = config.load(ROOT / "params.yaml")
-    device = runtime.start(params.runtime.model_copy(update={"device": "cpu"}), 0)
+    device = runtime.start(options.device, 0)
     dataset, model = datasets.load(options.data), trained.load(options.model, device)
     evaluate = importance.sized(params.evaluate, model.vae)
     params = params.model_copy(update={"evaluate": evaluate, "model": model.description.model})
-    x = dequantised(dataset.test_images, dataset.levels, evaluate.seed)[: options.images]
+    x = dequantised(dataset.test_images, dataset.levels, evaluate.seed)[: options.images].to(device)
 
     rates = speed(model.vae, x, params, options.samples, options.rounds)
     for name, value in rates.items():

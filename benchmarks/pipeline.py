@@ -25,8 +25,10 @@ STAGES = ("download", "train", "evaluate", "verify", "compare", "render", "repor
 
 
 def fixed_cost(folder: Path, stage: str, rounds: int) -> float:
-    """Median seconds to start Python, import a stage and read its parameters."""
-    code = f"import stages.{stage}; from pipeline import config; config.load()"
+    """Median seconds to start Python, import a stage, read its parameters and make the process deterministic."""
+    code = (
+        f"import stages.{stage}; from pipeline import config, runtime; runtime.start(config.load().runtime.device, 0)"
+    )
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()

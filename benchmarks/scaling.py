@@ -31,6 +31,7 @@ from pipeline.vae import VAE
 
 SIZES = ((256, 256), (512, 512), (1024, 1024), (1024, 1024, 1024))
 PIXELS, LEVELS = 784, 256
+CPU = torch.device("cpu")
 
 
 def parameters(network: nn.Module) -> int:
@@ -67,7 +68,7 @@ def costs(params: config.Params, rounds: int) -> dict[str, Any]:
         proposal = importance.propose("encoder", vae, x).proposal
         everyone = torch.arange(len(x))
         draw = rate(len(x) * 512, lambda b=block, p=proposal, e=everyone: importance.draw(b, p, e, 1, 512))
-        epoch = rate(len(images), ours(images, LEVELS, model, params.train, params.train.batch_size))
+        epoch = rate(len(images), ours(images, LEVELS, model, params.train, params.train.batch_size, CPU))
         decoders.append(parameters(vae.decoder))
         models.append(parameters(vae))
         evaluation.append(1 / median(draw, rounds))
@@ -116,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     settle()
     params = config.load(ROOT / "params.yaml")
-    runtime.start(params.runtime.model_copy(update={"device": "cpu"}), 0)
+    runtime.start("cpu", 0)
     start = time.perf_counter()
     found = costs(params, options.rounds)
     for name, (fixed, slope) in found.items():

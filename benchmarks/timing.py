@@ -17,11 +17,13 @@ def alternating(contenders: Mapping[str, Callable[[], float]], rounds: int) -> d
 
 
 def rate(count: float, work: Callable[[], object]) -> Callable[[], float]:
-    """`count` things a second."""
+    """`count` things a second, done when the device has done them."""
 
     def run() -> float:
         start = time.perf_counter()
         work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return count / (time.perf_counter() - start)
 
     return run
@@ -41,9 +43,10 @@ def as_installed(work: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
-def forward_products(layers: Sequence[tuple[int, int]], rows: int) -> Callable[[], None]:
+def forward_products(layers: Sequence[tuple[int, int]], rows: int, device: torch.device) -> Callable[[], None]:
     """y = x Wᵀ of each layer, into buffers that are there already."""
-    tensors = [(torch.randn(rows, i), torch.randn(o, i), torch.empty(rows, o)) for i, o in layers]
+    with device:
+        tensors = [(torch.randn(rows, i), torch.randn(o, i), torch.empty(rows, o)) for i, o in layers]
 
     def run() -> None:
         for x, weight, y in tensors:
@@ -52,12 +55,15 @@ def forward_products(layers: Sequence[tuple[int, int]], rows: int) -> Callable[[
     return run
 
 
-def training_products(layers: Sequence[tuple[int, int]], first: int, rows: int) -> Callable[[], None]:
+def training_products(
+    layers: Sequence[tuple[int, int]], first: int, rows: int, device: torch.device
+) -> Callable[[], None]:
     """y = x Wᵀ, ∂W = ∂yᵀ x, and ∂x = ∂y W of each layer but the one at the place `first`, whose x are images."""
-    tensors = [
-        (torch.randn(rows, i), torch.randn(o, i), torch.randn(rows, o), torch.empty(rows, i), torch.empty(o, i))
-        for i, o in layers
-    ]
+    with device:
+        tensors = [
+            (torch.randn(rows, i), torch.randn(o, i), torch.randn(rows, o), torch.empty(rows, i), torch.empty(o, i))
+            for i, o in layers
+        ]
 
     def run() -> None:
         for number, (x, weight, y, dx, dweight) in enumerate(tensors):

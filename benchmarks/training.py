@@ -60,9 +60,9 @@ class Plain(nn.Module):
         return squares / (2 * self.sigma**2) + kl
 
 
-def plain(images: Tensor, model: config.Model, batch: int) -> Callable[[], None]:
+def plain(images: Tensor, model: config.Model, batch: int, device: torch.device) -> Callable[[], None]:
     """One epoch of the usual loop."""
-    network = Plain(model, images[0].numel())
+    network = Plain(model, images[0].numel()).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     loader = DataLoader(Pictures(images), batch_size=batch, shuffle=True)
 
@@ -70,7 +70,7 @@ def plain(images: Tensor, model: config.Model, batch: int) -> Callable[[], None]
         total = 0.0
         for x, _ in loader:
             optimiser.zero_grad()
-            loss = network.loss(x.flatten(1))
+            loss = network.loss(x.to(device).flatten(1))
             loss.backward()
             total += loss.item()
             optimiser.step()
@@ -79,19 +79,25 @@ def plain(images: Tensor, model: config.Model, batch: int) -> Callable[[], None]
 
 
 def ours(
-    images: Tensor, levels: int, model: config.Model, train: config.Train, batch: int, **changes: str
+    images: Tensor,
+    levels: int,
+    model: config.Model,
+    train: config.Train,
+    batch: int,
+    device: torch.device,
+    **changes: str,
 ) -> Callable[[], object]:
     """One epoch of `fit`, the validation of one image included."""
     settings = train.model_copy(update={"batch_size": batch, "epochs": 10**6, "validation": 1 / len(images), **changes})
-    epochs = fit(VAE(model, images[0].numel()), images.flatten(1), levels, settings)
+    epochs = fit(VAE(model, images[0].numel()).to(device), images.flatten(1).to(device), levels, settings)
     return lambda: next(epochs)
 
 
-def products(images: Tensor, model: config.Model, batch: int) -> Callable[[], None]:
+def products(images: Tensor, model: config.Model, batch: int, device: torch.device) -> Callable[[], None]:
     """The products of an epoch alone."""
     pixels = images[0].numel()
     layers = [*pairwise([pixels, *model.encoder, 2 * model.latent]), *pairwise([model.latent, *model.decoder, pixels])]
-    step = training_products(layers, 0, batch)
+    step = training_products(layers, 0, batch, device)
 
     def epoch() -> None:
         for _ in range(len(images) // batch):
@@ -101,15 +107,21 @@ def products(images: Tensor, model: config.Model, batch: int) -> Callable[[], No
 
 
 def measure(
-    dataset: datasets.Dataset, model: config.Model, train: config.Train, batch: int, rounds: int, images: int
+    dataset: datasets.Dataset,
+    model: config.Model,
+    train: config.Train,
+    batch: int,
+    rounds: int,
+    images: int,
+    device: torch.device,
 ) -> dict[str, float]:
     """Medians of images a second, over rounds in which each has its turn."""
     some = dataset.train_images[: images // batch * batch]
-    of_ours = some, dataset.levels, model, train, batch
+    of_ours = some, dataset.levels, model, train, batch, device
     contenders = {
-        "plain": as_installed(plain(some, model, batch)),
+        "plain": as_installed(plain(some, model, batch, device)),
         "ours": ours(*of_ours),
-        "products": products(some, model, batch),
+        "products": products(some, model, batch, device),
         "bfloat16": ours(*of_ours, precision="bfloat16"),
     }
     rates = {name: rate(len(some), epoch) for name, epoch in contenders.items()}
@@ -123,9 +135,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--device", default="cpu", help="cpu (the default), cuda, or auto")
     options = parser.parse_args()
     params = config.load(ROOT / "params.yaml")
-    runtime.start(params.runtime.model_copy(update={"device": "cpu"}), 0)
+    device = runtime.start(options.device, 0)
     dataset = datasets.load(options.data)
     example = params.model.model_copy(update={"latent": 20, "encoder": (400,), "decoder": (400,), "activation": "relu"})
     found = []
@@ -136,14 +149,14 @@ def main() -> None:
     for model in (example, params.model):
         network = "-".join(str(size) for size in (*model.encoder, model.latent, *model.decoder))
         for batch in options.batch:
-            now = measure(dataset, model, params.train, batch, options.rounds, options.images)
+            now = measure(dataset, model, params.train, batch, options.rounds, options.images, device)
             found.append({"network": network, "batch": batch} | {name: round(value) for name, value in now.items()})
             print(
                 f"{network:>16} {batch:>6} {now['plain']:>8.0f} {now['ours']:>8.0f} {now['products']:>8.0f} "
                 f"{now['bfloat16']:>10.0f}{now['ours'] / now['plain']:>23.2f} {now['ours'] / now['products']:>15.2f}",
                 flush=True,
             )
-    print(json.dumps({"images_per_second": found, "environment": runtime.environment(torch.device("cpu"))}))
+    print(json.dumps({"images_per_second": found, "environment": runtime.environment(device)}))
 
 
 if __name__ == "__main__":

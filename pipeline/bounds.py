@@ -35,9 +35,13 @@ def elbo(vae: VAE, x: Float[Tensor, "batch pixels"], noise: Float[Tensor, "sampl
     Kingma & Welling 2014, equation 10.
     """
     q = vae.encoder(x)
-    reconstruction = vae.decoder(reparameterise(q, noise)).log_prob(x).mean(0)
+    return Elbo(vae.decoder(reparameterise(q, noise)).log_prob(x).mean(0), kl_to_prior(vae, q))
+
+
+def kl_to_prior(vae: VAE, q: Independent) -> Float[Tensor, " batch"]:
+    """KL[q(z | x) ‖ p(z)] in closed form, nats."""
     # Of the coordinates: that of Independent distributions fails where there is no image.
-    return Elbo(reconstruction, kl_divergence(q.base_dist, vae.prior.base_dist).sum(-1))
+    return kl_divergence(q.base_dist, vae.prior.base_dist).sum(-1)
 
 
 @runtime_checkable

@@ -81,15 +81,21 @@ def deferred() -> Iterator[None]:
     """An interruption that comes in this block takes effect at its end: no step is cut in two.
 
     Also where the block fails: what it waited for from another process may have failed by the same interruption.
+    Within another such block it is that one's end that counts.
     """
     global _deferring
-    before, _deferring = _interrupted, True
+    before, outer, _deferring = _interrupted, _deferring, True
     try:
         yield
     finally:
-        _deferring = False
-        if _interrupted != before:
+        _deferring = outer
+        if _interrupted != before and not outer:
             raise KeyboardInterrupt(_interrupted)
+
+
+def interruption() -> int:
+    """The signal that has come and is deferred, or 0."""
+    return _interrupted
 
 
 def _end_with_starter() -> None:

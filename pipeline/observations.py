@@ -27,7 +27,7 @@ def dequantise(
     bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: images.numel()]
     # v + u − ½ has no more bits than float32.
     centred = images.float().add_(bits.view_as(images), alpha=2.0**-16)
-    return torch.add(torch.tensor(0.5 / levels, device=images.device), centred, alpha=1 / levels)
+    return torch.add(torch.full((), 0.5 / levels, device=images.device), centred, alpha=1 / levels)
 
 
 def dequantised(

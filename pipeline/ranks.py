@@ -59,6 +59,15 @@ class Ranks(NamedTuple):
             with _together():
                 dist.all_reduce(values)
 
+    def largest(self, number: int) -> int:
+        """Of all processes' numbers."""
+        if self.size == 1:
+            return number
+        values = torch.tensor([number])
+        with _together():
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return int(values)
+
     def gather(self, tensors: Tensors) -> list[Tensors]:
         """What each process has, by rank, on the CPU; every process gets all of it."""
         if self.size == 1:

@@ -15,21 +15,20 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from pipeline.config import Runtime
 from pipeline.errors import UserError
 
 T = TypeVar("T")
 
 
-def start(settings: Runtime, seed: int) -> torch.device:
-    """Make this process deterministic and give it its share of the machine; the device to work on.
+def start(name: str, seed: int) -> torch.device:
+    """Make this process deterministic and give it its share of the machine; the device to work on, by `device`.
 
     One of several processes of a stage has its share of the threads from the one that started it (OMP_NUM_THREADS).
     """
     deterministic(seed)
     choose_products()
-    chosen, worker = device(settings.device), queue_worker()
-    local_rank, siblings = (int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    chosen, worker = device(name), queue_worker()
+    local_rank, siblings = (int(os.environ.get(key, 0)) for key in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     if worker and not siblings:
         # Threads of several processes on the same cores wait for each other: a worker takes its share alone.
         torch.set_num_threads(max(1, torch.get_num_threads() // worker.workers))
@@ -145,7 +144,8 @@ def require_memory(needed: int, device: torch.device, remedy: str) -> None:
 def deterministic(seed: int) -> None:
     """Seed every global generator, and refuse operations whose result depends on scheduling."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # As torch.use_deterministic_algorithms(True), which first imports the compiler: half of a stage's start.
+    torch.set_deterministic_debug_mode("error")
     torch.manual_seed(seed)
 
 

@@ -51,6 +51,11 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} is damaged ({error}); delete it and run `dvc repro` to make it again") from None
 
 
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries under `prefix/`, by the rest of their names."""
+    return {name.removeprefix(f"{prefix}/"): value for name, value in tensors.items() if name.startswith(f"{prefix}/")}
+
+
 def _digest(tensors: Mapping[str, Tensor], description: str) -> str:
     """SHA-256 over description, names, types, shapes and values."""
     digest = hashlib.sha256(description.encode())

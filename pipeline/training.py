@@ -4,24 +4,24 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from pipeline.bounds import Elbo, elbo
 from pipeline.config import Model, Train
 from pipeline.errors import UserError
-from pipeline.lifetime import deferred
+from pipeline.lifetime import deferred, interruption
 from pipeline.observations import dequantise
 from pipeline.ranks import ALONE, Ranks
 from pipeline.scratch import Scratch
+from pipeline.step import LOOK, Step
+from pipeline.tensors import below
 from pipeline.vae import VAE
-
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 ROLLBACK = 0.5  # of the learning rate after each rollback
 
@@ -91,22 +91,24 @@ def fit(
         training.restore(*saved)
     yield from list(training.history)
     try:
-        while training.epoch <= settings.epochs:
-            try:
-                while training.done < training.steps:
+        # One process stops after the step that it is at; several stop together, when they look at what they did.
+        with deferred() if ranks.size > 1 else nullcontext():
+            while training.epoch <= settings.epochs:
+                try:
+                    while not training.looked():
+                        with deferred():
+                            training.take_step()
+                        if scratch and scratch.due():
+                            scratch.save(*training.state())
                     with deferred():
-                        training.step()
-                    if scratch and scratch.due():
-                        scratch.save(*training.state())
-                with deferred():
-                    training.end_epoch()
-            except NotFiniteError:
-                if training.rollbacks == settings.rollbacks:
-                    raise
-                with deferred():
-                    training.roll_back()
-            else:
-                yield training.history[-1]
+                        training.end_epoch()
+                except NotFiniteError:
+                    if training.rollbacks == settings.rollbacks:
+                        raise
+                    with deferred():
+                        training.roll_back()
+                else:
+                    yield training.history[-1]
     except BaseException:
         if scratch:
             scratch.save(*training.state())
@@ -115,14 +117,17 @@ def fit(
     vae.eval()
 
 
-def memory(settings: Model, pixels: int) -> int:
-    """Bytes of a training's tensors as large as the weights: those, the best ones, gradients, and two moments."""
+def memory(settings: Model, pixels: int, processes: int) -> int:
+    """Bytes of a training's tensors as large as the weights: those, the best ones, gradients, and two moments.
+
+    Several processes have a message as large in each.
+    """
     with torch.device("meta"):
-        return 5 * sum(parameter.nbytes for parameter in VAE(settings, pixels).parameters())
+        return (5 + (processes > 1)) * sum(parameter.nbytes for parameter in VAE(settings, pixels).parameters())
 
 
 def _whole(step: "Callable[[_Training], None]") -> "Callable[[_Training], None]":
-    """A step that fails, for whatever reason, leaves the generator as it was: it can be taken again."""
+    """A step that another process breaks off leaves the generator as it was: it can be taken again."""
 
     @functools.wraps(step)
     def wrapped(training: "_Training") -> None:
@@ -147,11 +152,10 @@ class _Training:
         self.train_index, held_out = (index.to(device) for index in parts)
         self.held_out = dequantise(images[held_out], levels, self.generator)
         self.held_out_noise = torch.randn(1, len(held_out), vae.latent, generator=self.generator, device=device)
-        options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
-        self.optimizer = OPTIMIZERS[settings.optimizer](vae.parameters(), **options)
+        self.step = Step(vae, images, levels, settings, ranks, self.generator)
         self.steps = math.ceil(len(self.train_index) / settings.batch_size)
         self.epoch, self.done = 1, 0  # the epoch under way, and its steps that are done
-        self.totals = [0.0, 0.0, 0.0]  # over those: reconstruction and KL of images, norms of gradients
+        self.totals = [0.0, 0.0, 0.0]  # over those that were looked at, of what a step measures
         self.rollbacks = 0
         self.history: list[Epoch] = []
         self.best_elbo, self.best = -math.inf, copy.deepcopy(vae.state_dict())
@@ -159,46 +163,31 @@ class _Training:
         self._begin_epoch()
 
     @_whole
-    def step(self) -> None:
-        """One step, whole or, where it fails, not at all.
-
-        Raises:
-            NotFiniteError: when a term or the gradient is not finite.
-        """
-        size, device = self.settings.batch_size, self.images.device
-        batch = self.order[self.done * size : (self.done + 1) * size]
-        x = dequantise(self.images.index_select(0, batch), self.levels, self.generator)
-        noise = torch.randn(1, len(x), self.vae.latent, generator=self.generator, device=device)
-        share = self.ranks.share(len(x))
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            terms = elbo(self.vae, x[share], noise[:, share])
-        (-terms.value.sum() / len(x)).backward()
-        sums = self._over_ranks(torch.stack([terms.reconstruction.detach().sum(), terms.kl.detach().sum()]))
-        norm = nn.utils.get_total_norm([p.grad for p in self.vae.parameters() if p.grad is not None])
-        values = torch.cat([sums, norm[None]]).tolist()
-        if not all(map(math.isfinite, values)):
-            raise NotFiniteError(self._advice(f"step {self.done + 1} of {self.steps}", values))
-        if values[-1] > self.settings.clip_norm:  # rarely: the gradients are not touched for nothing
-            nn.utils.clip_grads_with_norm_(self.vae.parameters(), self.settings.clip_norm, norm)
-        self._set_learning_rate()
-        self.optimizer.step()
-        self.totals = [total + value for total, value in zip(self.totals, values, strict=True)]
+    def take_step(self) -> None:
+        size = self.settings.batch_size
+        self.step(self.order[self.done * size : (self.done + 1) * size], self._learning_rate(), self.done % LOOK)
         self.done += 1
 
-    def _over_ranks(self, sums: Tensor) -> Tensor:
-        """These sums, and in place the gradients, added up over all processes, in one message."""
-        if self.ranks.size == 1:
-            return sums
-        parameters = list(self.vae.parameters())
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        assert len(gradients) == len(parameters)
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), sums])
-        self.ranks.sum_(flat)
-        *parts, sums = flat.split([*(gradient.numel() for gradient in gradients), len(sums)])
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
-        return sums
+    def looked(self) -> bool:
+        """Whether the epoch's steps are done. Now and then, and at the end, the host looks at what they came to.
+
+        Raises:
+            NotFiniteError: when one of them was not finite. Weights and moments are those before it.
+            KeyboardInterrupt: when one of several processes was interrupted: all stop here, and none waits for it.
+        """
+        ended = self.done == self.steps
+        if ended or self.done % LOOK == 0:
+            with deferred():
+                if self.ranks.size > 1 and (number := self.ranks.largest(interruption())):
+                    raise KeyboardInterrupt(number)
+                rows = self.step.measures.tolist()
+                first = max(0, self.done - 1) // LOOK * LOOK + 1
+                for step, values in enumerate(rows, first):
+                    if not all(map(math.isfinite, values)):
+                        raise NotFiniteError(self._advice(f"step {step} of {self.steps}", values))
+                self.totals = [math.fsum(values) for values in zip(self.totals, *rows, strict=True)]
+                self.step.clear()
+        return ended
 
     def end_epoch(self) -> None:
         """Measure the epoch, keep its weights if they are the best, and begin the next.
@@ -226,7 +215,7 @@ class _Training:
             validation_elbo=value,
             validation_reconstruction=float(validation.reconstruction),
             validation_kl=float(validation.kl),
-            learning_rate=self._set_learning_rate(),
+            learning_rate=self._learning_rate(),
             gradient_norm=self.totals[2] / self.steps,
             best=best,
         )
@@ -251,11 +240,8 @@ class _Training:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything as tensors and as what JSON can hold."""
-        tensors = {"order": self.order, "generator": self.generator.get_state()}
-        tensors |= {f"weights/{name}": value for name, value in self.vae.state_dict().items()}
+        tensors = {"order": self.order, "generator": self.generator.get_state(), **self.step.state()}
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{name}": value for name, value in moments.items()}
         numbers: dict[str, Any] = {
             "epoch": self.epoch, "done": self.done, "totals": self.totals, "rollbacks": self.rollbacks,
             "history": [asdict(epoch) for epoch in self.history],
@@ -268,14 +254,8 @@ class _Training:
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Take over what `state` gave."""
         device = self.images.device
-        self.vae.load_state_dict(_below("weights", tensors))
-        self.best = {name: value.to(device) for name, value in _below("best", tensors).items()}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in _below("optimizer", tensors).items():
-            index, _, name = key.partition("/")
-            moments.setdefault(int(index), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.step.restore(tensors)
+        self.best = {name: value.to(device) for name, value in below("best", tensors).items()}
         self.order = tensors["order"].to(device)
         self.generator.set_state(tensors["generator"].cpu())
         self.epoch, self.done, self.rollbacks = numbers["epoch"], numbers["done"], numbers["rollbacks"]
@@ -283,16 +263,13 @@ class _Training:
         self.history = [Epoch(**record) for record in numbers["history"]]
         self.best_elbo = max((epoch.validation_elbo for epoch in self.history), default=-math.inf)
         start = numbers.get("epoch_start")
-        self.epoch_start = (_below("epoch_start", tensors), start) if start else None
+        self.epoch_start = (below("epoch_start", tensors), start) if start else None
 
-    def _set_learning_rate(self) -> float:
+    def _learning_rate(self) -> float:
         """That of the next step."""
         step, steps = (self.epoch - 1) * self.steps + self.done, self.steps * self.settings.epochs
         factor = learning_rate_factor(step, steps, self.settings.warmup, self.settings.final_learning_rate)
-        rate = self.settings.learning_rate * factor * ROLLBACK**self.rollbacks
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
+        return self.settings.learning_rate * factor * ROLLBACK**self.rollbacks
 
     def _advice(self, where: str, values: list[float]) -> str:
         terms = ("reconstruction term of the ELBO", "KL", "gradient's norm")
@@ -303,11 +280,6 @@ class _Training:
             f"epoch {self.epoch}, {where}{after}: the {term} is {value}; try {remedy}a smaller train.learning_rate or "
             "train.clip_norm, or more train.rollbacks"
         )
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The entries under `prefix/`, by the rest of their names."""
-    return {name.removeprefix(f"{prefix}/"): value for name, value in tensors.items() if name.startswith(f"{prefix}/")}
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float, final: float) -> float:

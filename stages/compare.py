@@ -20,7 +20,7 @@ from pipeline.vae import VAE
 def main() -> None:
     arguments = runtime.paths(__doc__, "data", "model", "images", "table", "metrics")
     params = config.load()
-    device = runtime.start(params.runtime, params.compare.seed)
+    device = runtime.start(params.runtime.device, params.compare.seed)
     dataset = datasets.load(arguments.data)
     model = trained.load(arguments.model, device)
     params = params.model_copy(update={"evaluate": importance.sized(params.evaluate, model.vae)})

@@ -13,7 +13,7 @@ def main() -> None:
     inputs = ("data", "model", "history", "table", "verified", "curves", "probes")
     arguments = runtime.paths(__doc__, *inputs, "figures", "overview", "convergence")
     params = config.load()
-    device = runtime.start(params.runtime, params.render.seed)
+    device = runtime.start(params.runtime.device, params.render.seed)
     dataset = datasets.load(arguments.data)
     vae, _, _ = trained.load(arguments.model, device)
     history = tables.read_csv(arguments.history, "epoch", "train_elbo", "validation_elbo", "best")

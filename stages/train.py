@@ -9,23 +9,22 @@ from tqdm import tqdm
 
 from pipeline import checkpoint, config, datasets, lifetime, ranks, runtime, scratch, tables
 from pipeline.files import sha256, write_json
-from pipeline.tracking.run import TRAINING, Run
+from pipeline.tracking.run import OFF, TRAINING, Run
 from pipeline.training import Epoch, fit, memory
 from pipeline.vae import VAE
-
-OFF = config.Tracking(mode="off")  # rank 0 tracks for all
 
 
 def main() -> None:
     arguments = runtime.paths(__doc__, "data", "model", "history", "metrics")
     params = config.load()
-    device = runtime.start(params.runtime, params.train.seed)
+    device = runtime.start(params.runtime.device, params.train.seed)
     dataset = datasets.load(arguments.data)
     if ranks.launch(params.runtime.processes, device):
         return
     data_sha256 = sha256(arguments.data)
 
-    runtime.require_memory(memory(params.model, dataset.pixels), device, "smaller model.encoder and model.decoder")
+    needed = memory(params.model, dataset.pixels, params.runtime.processes)
+    runtime.require_memory(needed, device, "smaller model.encoder and model.decoder")
     vae = VAE(params.model, dataset.pixels).to(device)
     images = dataset.train_images.flatten(1).to(device)
     environment = runtime.environment(device)

@@ -23,7 +23,7 @@ def main() -> None:
     arguments = runtime.paths(__doc__, "data", "model", "images", "table", "curves", "metrics")
     params = config.load()
     settings = params.verify
-    device = runtime.start(params.runtime, settings.seed)
+    device = runtime.start(params.runtime.device, settings.seed)
     dataset = datasets.load(arguments.data)
     model = trained.load(arguments.model, device)
     params = params.model_copy(update={"evaluate": importance.sized(params.evaluate, model.vae)})

@@ -12,7 +12,7 @@ import pytest
 from closure import ROOT, closure, imports
 from ruamel.yaml import YAML
 
-from pipeline.config import Params
+from pipeline.config import Params, Runtime
 
 PIPELINE: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES: dict[str, Any] = PIPELINE["stages"]
@@ -40,12 +40,18 @@ def test_templates_are_declared_where_they_are_used(stage: str) -> None:
 
 
 def sections_used(stage: str) -> set[str]:
-    """Sections of `params` that the stage's script reads; all of them where it dumps the whole."""
-    used = set()
+    """Sections of `params` that the stage's script reads, of `runtime` the keys; all where it dumps the whole."""
+    used: set[str] = set()
     for node in ast.walk(ast.parse((ROOT / f"stages/{stage}.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("params", "config.load()"):
             used.add(node.attr)
-    return FIELDS if "model_dump" in used and stage == "report" else used & FIELDS
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "params.runtime":
+            used.add(f"runtime.{node.attr}")
+    if "model_dump" in used and stage == "report":
+        return FIELDS
+    keys = {name for name in used if name.startswith("runtime.")}
+    every = {f"runtime.{key}" for key in Runtime.model_fields}
+    return (used & FIELDS) - {"runtime"} | ({"runtime"} if keys == every else keys)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -54,7 +60,7 @@ def test_declared_parameters_are_those_used(stage: str) -> None:
 
 
 def test_every_section_is_declared_by_some_stage() -> None:
-    assert {section for stage in STAGES.values() for section in stage["params"]} == FIELDS
+    assert {name.partition(".")[0] for stage in STAGES.values() for name in stage["params"]} == FIELDS
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -72,11 +78,12 @@ def test_stages_run_as_modules_and_say_what_they_do(stage: str) -> None:
 
 
 def test_imports_point_one_way() -> None:
-    order = ["errors", "files", "config", "observations", "vae", "bounds", "training", "likelihood"]
+    order = ["errors", "files", "config", "observations", "vae", "bounds", "step", "training", "likelihood"]
     rank = {name: place for place, name in enumerate(order)}
     leaves = {
         "scratch",
         "lifetime",
+        "graphs",
         "ranks",
         "datasets",
         "checkpoint",
@@ -97,7 +104,7 @@ def test_imports_point_one_way() -> None:
         if name in leaves:
             assert used <= {"errors", "files", "config", "tensors"}, here
         if name in rank:
-            assert all(rank[u] <= rank[name] for u in used - {"lifetime", "ranks", "scratch"}), here
+            assert all(rank[u] <= rank[name] for u in used - leaves - {"tensors"}), here
     for path in (ROOT / "stages").glob("*.py"):
         assert all(p.parts[0] == "pipeline" for p in imports(path.relative_to(ROOT)))
 

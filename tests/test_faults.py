@@ -230,7 +230,7 @@ def test_images_without_a_finite_number_are_counted_and_shown(
 
 def test_no_finite_number_at_all_is_an_error(done: Path) -> None:
     from pipeline.errors import UserError
-    from stages.evaluate import summary
+    from pipeline.likelihood.evaluation import summary
 
     table = pd.read_parquet(done / "reports/images.parquet").assign(log_px=np.nan)
     with pytest.raises(UserError, match=r"no test image has a finite .*model\.sigma"):

@@ -8,10 +8,7 @@ import pytest
 import torch
 
 from pipeline import runtime
-from pipeline.config import Runtime
 from pipeline.errors import UserError
-
-CPU = Runtime(device="cpu", processes=1)
 
 
 @pytest.fixture(autouse=True)
@@ -55,16 +52,16 @@ def test_outside_the_queue_there_is_no_worker(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_workers_share_cores_and_take_turns_at_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert runtime.start(CPU, 0) == torch.device("cpu")
+    assert runtime.start("cpu", 0) == torch.device("cpu")
     assert torch.get_num_threads() == 4
     monkeypatch.setattr(runtime, "queue_worker", lambda: runtime.Worker(3, 2))
-    runtime.start(CPU, 0)
+    runtime.start("cpu", 0)
     assert torch.get_num_threads() == 2
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert runtime.start(Runtime(device="cuda", processes=1), 0) == torch.device("cuda", 0)
+    assert runtime.start("cuda", 0) == torch.device("cuda", 0)
     monkeypatch.setattr(runtime, "queue_worker", lambda: runtime.Worker(2, 2))
-    assert runtime.start(Runtime(device="auto", processes=1), 0) == torch.device("cuda", 1)
+    assert runtime.start("auto", 0) == torch.device("cuda", 1)
 
 
 def test_a_device_that_is_not_there_is_named_with_those_that_are() -> None:

@@ -153,7 +153,7 @@ def test_another_data_set_must_be_another_one_of_the_same_size(
 
 @pytest.mark.parametrize("khat", [-np.inf, np.inf])
 def test_a_tail_without_measure_leaves_the_metrics_finite(khat: float) -> None:
-    from stages.evaluate import summary
+    from pipeline.likelihood.evaluation import summary
 
     names = (
         "elbo",

@@ -162,13 +162,29 @@ def test_rolling_back_makes_an_end_of_infinities(tiny: Dataset) -> None:
     assert rates == sorted(rates, reverse=True)
 
 
-def test_the_state_before_a_failed_step_is_kept(tiny: Dataset, tmp_path: Path) -> None:
-    scratch = Scratch(tmp_path, 1e9)
-    with pytest.raises(NotFiniteError):
-        run(tiny, scratch=scratch, **HOPELESS)
-    found = Scratch(tmp_path, 1e9).load()
-    assert found
-    assert (found[1]["epoch"], found[1]["done"]) == (1, 1)
+def test_a_failure_is_found_again_and_at_once(tiny: Dataset, tmp_path: Path) -> None:
+    messages: set[str] = set()
+    for _ in range(2):
+        with pytest.raises(NotFiniteError) as caught:
+            run(tiny, scratch=Scratch(tmp_path, 1e9), **HOPELESS)
+        messages.add(str(caught.value))
+        found = Scratch(tmp_path, 1e9).load()
+        assert found
+        assert all(value.isfinite().all() for name, value in found[0].items() if name.startswith("weights/"))
+    assert len(messages) == 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"rollbacks": 20} | EXPLODING | {"learning_rate": 3.0}])
+def test_how_often_the_host_looks_changes_nothing(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    vae, epochs = run(tiny, batch_size=4, **changes)
+    for look in (2, 5):
+        monkeypatch.setattr("pipeline.step.LOOK", look)
+        monkeypatch.setattr("pipeline.training.LOOK", look)
+        other, again = run(tiny, batch_size=4, **changes)
+        assert torch.equal(weights(vae), weights(other))
+        assert again == epochs
 
 
 def test_gradients_are_clipped(tiny: Dataset) -> None:

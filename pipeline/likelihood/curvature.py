@@ -45,13 +45,13 @@ def cost(vae: VAE) -> int:
 @torch.no_grad()
 def curvature(vae: VAE, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "#batch latent"]) -> Curvature:
     """Value, gradient, generalised Gauss-Newton matrix and Hessian, of each image at its z or at one z for all."""
-    # The first layer's tangents are its weights.
-    units, tangents = z, torch.eye(z.shape[-1], dtype=z.dtype, device=z.device).expand(len(z), -1, -1)
-    passed: list[nn.Linear | Bend] = []
-    for layer in vae.decoder.network:
+    first, *layers = vae.decoder.network
+    assert isinstance(first, nn.Linear)
+    units, tangents = first(z), first.weight.T.expand(len(z), -1, -1)
+    passed: list[nn.Linear | Bend] = [first]
+    for layer in layers:
         if isinstance(layer, nn.Linear):
-            units = layer(units)
-            tangents = layer.weight.T.expand(len(z), -1, -1) if not passed else tangents @ layer.weight.T
+            units, tangents = layer(units), tangents @ layer.weight.T
             passed.append(layer)
         else:
             bend = _bend(layer, units, tangents)

@@ -9,9 +9,8 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import kl_divergence
 
-from pipeline.bounds import reparameterise
+from pipeline.bounds import kl_to_prior, reparameterise
 from pipeline.likelihood import noise
 from pipeline.vae import VAE, diagonal_gaussian
 
@@ -50,7 +49,7 @@ def _of_block(
 
     def elbo(epsilon: Float[Tensor, "samples batch latent"]) -> Float[Tensor, " batch"]:
         now = diagonal_gaussian(q.mean + q.stddev * move, q.stddev * log_scale.exp())
-        return vae.decoder(reparameterise(now, epsilon)).log_prob(x).mean(0) - kl_divergence(now, vae.prior)
+        return vae.decoder(reparameterise(now, epsilon)).log_prob(x).mean(0) - kl_to_prior(vae, now)
 
     for step in range(steps):
         half = noise.draw(seed, numbers, OPTIMISER, step, max(1, samples // 2), vae.latent).normal.to(x)

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
 
-from pipeline.bounds import Elbo, log_weights, reparameterise
+from pipeline.bounds import Elbo, kl_to_prior, log_weights, reparameterise
 from pipeline.config import Evaluate
 from pipeline.likelihood import noise
 from pipeline.likelihood.proposals import Proposal, propose
@@ -218,7 +217,7 @@ def elbos(vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: in
         for block, count in noise.blocks(samples):
             drawn = noise.draw(seed, numbers, ELBO_STREAM, block, count, vae.latent).normal
             total += vae.decoder(reparameterise(q, drawn.to(x))).log_prob(part).cpu().double().sum(0)
-        parts.append(Elbo(total / samples, kl_divergence(q, vae.prior).cpu().double()))
+        parts.append(Elbo(total / samples, kl_to_prior(vae, q).cpu().double()))
     return Elbo(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
 
 

@@ -17,6 +17,7 @@ from pipeline.tracking import identity
 from pipeline.tracking.outbox import Entry, flat
 from pipeline.tracking.sink import Sink, store
 
+OFF = Tracking(mode="off")  # of a stage's processes all but the first
 # Sections of the parameters that make a model: params of its run. Those of later stages are tags of it.
 TRAINING = ("data", "model", "train", "runtime")
 
