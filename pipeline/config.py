@@ -104,7 +104,7 @@ class Render(Section):
 
 
 class Runtime(Section):
-    device: Literal["auto", "cpu", "cuda", "mps"]
+    device: Literal["auto", "cpu", "cuda"]
     processes: Annotated[int, Field(ge=1, le=1024)]
 
 

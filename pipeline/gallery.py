@@ -129,9 +129,12 @@ def gaps(scene: Scene) -> Figure:
     return measures.gaps(rows(scene.verified, "kind", "test").astype({"label": int}))
 
 
-def densities(scene: Scene) -> Figure:
+def densities(scene: Scene) -> Figure | None:
     digits = finite(scene.table, "log_px")
-    by_kind = {kind: numbers(rows(scene.probes, "kind", kind), "log_px") for kind in scene.probes["kind"].unique()}
+    by_kind = {kind: finite(rows(scene.probes, "kind", kind), "log_px") for kind in scene.probes["kind"].unique()}
+    by_kind = {kind: values for kind, values in by_kind.items() if len(values)}
+    if not by_kind:
+        return None
     by_auroc = {kind: auroc(digits, values).value for kind, values in by_kind.items()}
     ceiling = gaussian_ceiling(scene.x.shape[-1], scene.vae.decoder.observation.sigma)
     return measures.densities(digits, by_kind, by_auroc, scene.examples, ceiling)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 Function = Callable[[Tensor], None]
 
@@ -12,71 +13,76 @@ Function = Callable[[Tensor], None]
 def capture(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
     """What repeats the function's work on the same tensors, with fresh numbers from the generator each time."""
     graph = torch.cuda.CUDAGraph()
-    graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
+    if TorchVersion(torch.__version__) < "2.14":  # later versions find the generators themselves
+        graph.register_generator_state(generator)
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream(generator.device)):
         function()
     return graph.replay
 
 
 class Captured:
-    """A function of a batch that is called once, then replayed; for each size of batch anew.
+    """The execution of a function of a batch: called once, then replayed; for each size of batch anew.
 
     A replay must leave the very bytes that a call leaves, or results would depend on how they were executed. So the
     first batch of each size is done both ways; where they differ, or nothing can be captured, a warning says so and
     the function is called.
 
     Args:
-        function: works on tensors that stay where they are, and never waits for the device.
-        changed: all the tensors that it changes.
+        changed: all the tensors that the function changes. Like those that it reads, they stay where they are.
         generator: the one that it draws from.
     """
 
     def __init__(
         self,
-        function: Function,
         changed: Sequence[Tensor],
         generator: torch.Generator,
         capture: Callable[[Callable[[], None], torch.Generator], Callable[[], None]] = capture,
     ) -> None:
-        self.function, self.changed, self.generator, self.capture = function, changed, generator, capture
-        self._ways: dict[int, Function] = {}
+        self.changed, self.generator, self.capture = changed, generator, capture
+        self._replays: dict[int, Function | None] = {}
 
-    def __call__(self, batch: Tensor) -> None:
-        if len(batch) not in self._ways:
-            self._ways[len(batch)] = self._way(batch)
-        self._ways[len(batch)](batch)
+    def __call__(self, function: Function, batch: Tensor) -> None:
+        """Do `function(batch)`; it is the same function each time, and never waits for the device."""
+        if len(batch) not in self._replays:
+            self._replays[len(batch)] = self._replay(function, batch)
+        (self._replays[len(batch)] or function)(batch)
 
-    def _way(self, batch: Tensor) -> Function:
-        """How to do a batch of this size; nothing is changed when it is found."""
+    def _replay(self, function: Function, batch: Tensor) -> Function | None:
+        """What does a batch of this size in place of a call, if anything; nothing is changed when it is found."""
         start = self._state()
-        self.function(batch)  # also loads its kernels, which cannot be done within a capture
+        function(batch)  # also loads its kernels, which cannot be done within a capture
         called = self._state()
         self._restore(start)
         fixed = batch.clone()
         try:
-            replay = self.capture(lambda: self.function(fixed), self.generator)
+            replay = self.capture(lambda: function(fixed), self.generator)
         except RuntimeError as error:
-            print(f"warning: training steps are not captured: {str(error).splitlines()[0]}", file=sys.stderr)
-            return self.function
+            # The end of a capture that was broken off fails too, and hides why.
+            print(f"warning: training steps are not captured: {_first_line(error)}", file=sys.stderr)
+            return None
 
         def replayed(batch: Tensor) -> None:
             fixed.copy_(batch)
             replay()
 
+        self._restore(start)  # had the work been done, not captured, it would pass for the replay's
         replayed(batch)
-        equal = all(torch.equal(a, b) for a, b in zip(self._state(), called, strict=True))
+        equal = [a.numpy().tobytes() for a in self._state()] == [a.numpy().tobytes() for a in called]
         self._restore(start)
         if equal:
             return replayed
         print("warning: training steps are not captured: one that was replayed came out otherwise", file=sys.stderr)
-        return self.function
+        return None
 
     def _state(self) -> list[Tensor]:
         """On the CPU: the device's memory is for the work."""
-        return [*(tensor.detach().cpu().clone() for tensor in self.changed), self.generator.get_state()]
+        return [*(tensor.cpu().clone() for tensor in self.changed), self.generator.get_state()]
 
     def _restore(self, state: list[Tensor]) -> None:
-        with torch.no_grad():
-            for tensor, value in zip(self.changed, state[:-1], strict=True):
-                tensor.copy_(value)
+        for tensor, value in zip(self.changed, state[:-1], strict=True):
+            tensor.copy_(value)
         self.generator.set_state(state[-1])
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error.__context__ or error).splitlines()[0]

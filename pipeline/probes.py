@@ -107,10 +107,16 @@ class Row(NamedTuple):
 
 
 def summary(table: pd.DataFrame, digits: NDArray[np.floating]) -> list[Row]:
-    """Each kind of images, in the order of the table: `kind`, `log_px`, `trusted`, beside the digits' log p(x)."""
+    """Each kind of images, in the order of the table: `kind`, `log_px`, `trusted`, beside the digits' log p(x).
+
+    Images without a finite log p(x) are in no number but `images` and `trusted`; a kind of such alone is left out.
+    """
     rows = []
     for kind, part in table.groupby("kind", sort=False):
         log_px = part["log_px"].to_numpy(dtype=np.float64)
+        log_px = log_px[np.isfinite(log_px)]
+        if not len(log_px):
+            continue
         trusted = float(part["trusted"].to_numpy(dtype=bool).mean())
         rows.append(Row(str(kind), len(part), float(np.median(log_px)), trusted, *auroc(digits, log_px)))
     return rows

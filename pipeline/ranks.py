@@ -133,11 +133,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if "RANK" not in os.environ:
         yield ALONE
         return
-    cuda = device.type == "cuda"
-    if cuda:
-        torch.cuda.set_device(device)
     with _together():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     ranks = Ranks(dist.get_rank(), dist.get_world_size())
     if ranks.rank == 0:
         yield ranks
@@ -161,10 +158,10 @@ def launch(processes: int, device: torch.device) -> bool:
     """
     if processes == 1 or "RANK" in os.environ:
         return False
-    there = {"cpu": processes, "cuda": torch.cuda.device_count()}.get(device.type, 1)
+    there = torch.cuda.device_count() if device.type == "cuda" else processes
     if processes > there:
         raise UserError(
-            f"runtime.processes = {processes}: each needs a {device.type} device of its own, and there "
+            f"runtime.processes = {processes}: each needs a GPU of its own, and there "
             f"{'is 1' if there == 1 else f'are {there}'}; use runtime.processes = {there}, or runtime.device = cpu"
         )
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException

@@ -35,6 +35,7 @@ def start(name: str, seed: int) -> torch.device:
     if chosen.type == "cuda" and (worker or siblings):
         before = (worker.number - 1) * max(1, siblings) if worker else 0
         chosen = torch.device("cuda", (before + local_rank) % torch.cuda.device_count())
+        torch.cuda.set_device(chosen)  # streams and graphs are made on the current device
     return chosen
 
 
@@ -95,8 +96,6 @@ def environment(device: torch.device) -> list[str]:
     where = [f"{_processor()}, {capability}, {products} products, {threads} threads"]
     if device.type == "cuda":
         where.append(f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}")
-    elif device.type != "cpu":
-        where.append(device.type)
     if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
         where.append(f"{processes} processes")
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "scipy"))
@@ -114,18 +113,17 @@ def _processor() -> str:
 
 
 def device(name: str) -> torch.device:
-    """The device named by `runtime.device`; `auto` takes cuda, else mps, else the CPU.
+    """The device named by `runtime.device`; `auto` takes cuda where there is one, else the CPU.
+
+    Not mps, Apple's: posterior modes are found in float64, which it has not.
 
     Raises:
         UserError: when the device asked for is not there.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(candidate for candidate, available in there.items() if available)
-    if not there[name]:
-        available = ", ".join(n for n, is_there in there.items() if is_there)
-        raise UserError(f"runtime.device = {name}: this machine has no such device; it has: {available} (or use auto)")
-    return torch.device(name)
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError("runtime.device = cuda: this machine has no such device; use cpu or auto")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
 def require_memory(needed: int, device: torch.device, remedy: str) -> None:

@@ -1,4 +1,4 @@
-"""One step of training, on the device from its first operation to its last: the host waits for nothing in it.
+"""One step of training, on the device from its first operation to its last: one process waits for nothing in it.
 
 Its inputs are tensors that stay where they are, and so is what it leaves: weights, the optimiser's moments, and a row
 of `measures`, which the host reads after many steps. Such a step can be called, or captured once and replayed.
@@ -51,20 +51,23 @@ class Step:
         self._rehearse()
         # Several processes exchange messages within a step, which are not captured.
         captured = device.type == "cuda" and ranks.size == 1
-        self._execute = Captured(self._update, self._changed(), generator) if captured else self._update
+        self.captured = Captured(list(self.state().values()), generator) if captured else None
 
     def __call__(self, batch: Int[Tensor, " batch"], rate: float, row: int) -> None:
         """Ascend the ELBO of these images at this learning rate; what it came to is left in a row of `measures`."""
         self._row.fill_(row)
         self._rate.fill_(rate)
-        self._execute(batch)
+        if self.captured:
+            self.captured(self._update, batch)
+        else:
+            self._update(batch)
 
     def clear(self) -> None:
         """Forget what was measured."""
         self.measures.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next step depends on, beside its inputs and the generator."""
+        """All that a step changes, and the next one depends on, beside the generator and its inputs."""
         tensors = {"measures": self.measures}
         tensors |= {f"weights/{name}": value for name, value in self.vae.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
@@ -117,8 +120,3 @@ class Step:
         self._update(torch.zeros(self.ranks.size, dtype=torch.long, device=self.images.device))
         self.clear()
         self.generator.set_state(before)
-
-    def _changed(self) -> list[Tensor]:
-        """What a step changes, beside the generator."""
-        moments = self.optimizer.state_dict()["state"].values()
-        return [self.measures, *self.vae.parameters(), *(value for each in moments for value in each.values())]

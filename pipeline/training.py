@@ -1,9 +1,8 @@
 """Training by stochastic gradient ascent on the ELBO: `fit` is a generator of epoch records."""
 
 import copy
-import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -66,7 +65,7 @@ def fit(
     settings: Train,
     scratch: Scratch | None = None,
     ranks: Ranks = ALONE,
-) -> Iterator[Epoch]:
+) -> Generator[Epoch, None, None]:
     """Train `vae` in place and yield a record after each epoch; at the end it holds the best epoch's weights.
 
     Every epoch dequantises afresh. The validation images keep one dequantisation and one latent noise,
@@ -82,6 +81,7 @@ def fit(
             processes rank 0 has one, and the others go on from its state.
         ranks: the processes that train this model together. Each draws the noise of a whole batch and takes its share
             of it, so that up to rounding records and weights are those of one process; they are the same in all.
+            An interruption of one of several is deferred to the end of a step of all, also while a record is out.
 
     Raises:
         NotFiniteError: when a term of the ELBO, or the gradient, is no longer finite, and no rollback is left.
@@ -90,8 +90,9 @@ def fit(
     if saved := ranks.broadcast(scratch.load() if scratch else None):
         training.restore(*saved)
     yield from list(training.history)
+    stopping = False
     try:
-        # One process stops after the step that it is at; several stop together, when they look at what they did.
+        # One process stops after the step that it is at. Several agree on it: else one would wait for another for ever.
         with deferred() if ranks.size > 1 else nullcontext():
             while training.epoch <= settings.epochs:
                 try:
@@ -100,6 +101,9 @@ def fit(
                             training.take_step()
                         if scratch and scratch.due():
                             scratch.save(*training.state())
+                        if ranks.size > 1 and (number := ranks.largest(interruption())):
+                            stopping = True
+                            raise KeyboardInterrupt(number)
                     with deferred():
                         training.end_epoch()
                 except NotFiniteError:
@@ -111,34 +115,22 @@ def fit(
                     yield training.history[-1]
     except BaseException:
         if scratch:
-            scratch.save(*training.state())
+            with deferred():
+                scratch.save(*training.state())
+        if stopping:
+            ranks.largest(0)  # none ends before the work is kept: the end of one is soon that of all
         raise
     vae.load_state_dict(training.best)
     vae.eval()
 
 
-def memory(settings: Model, pixels: int, processes: int) -> int:
-    """Bytes of a training's tensors as large as the weights: those, the best ones, gradients, and two moments.
+def memory(settings: Model, pixels: int) -> int:
+    """Bytes of a training's tensors as large as the weights: those, the best ones, two moments, and gradients twice.
 
-    Several processes have a message as large in each.
+    Several processes have a message as large; a captured step has gradients of its own for each size of batch.
     """
     with torch.device("meta"):
-        return (5 + (processes > 1)) * sum(parameter.nbytes for parameter in VAE(settings, pixels).parameters())
-
-
-def _whole(step: "Callable[[_Training], None]") -> "Callable[[_Training], None]":
-    """A step that another process breaks off leaves the generator as it was: it can be taken again."""
-
-    @functools.wraps(step)
-    def wrapped(training: "_Training") -> None:
-        before = training.generator.get_state()
-        try:
-            step(training)
-        except BaseException:
-            training.generator.set_state(before)
-            raise
-
-    return wrapped
+        return 6 * sum(parameter.nbytes for parameter in VAE(settings, pixels).parameters())
 
 
 class _Training:
@@ -162,10 +154,14 @@ class _Training:
         self.order, self.epoch_start = self.train_index, None
         self._begin_epoch()
 
-    @_whole
     def take_step(self) -> None:
-        size = self.settings.batch_size
-        self.step(self.order[self.done * size : (self.done + 1) * size], self._learning_rate(), self.done % LOOK)
+        """The next one; where another process breaks it off, it can be taken again."""
+        size, before = self.settings.batch_size, self.generator.get_state()
+        try:
+            self.step(self.order[self.done * size : (self.done + 1) * size], self._learning_rate(), self.done % LOOK)
+        except BaseException:
+            self.generator.set_state(before)
+            raise
         self.done += 1
 
     def looked(self) -> bool:
@@ -173,13 +169,10 @@ class _Training:
 
         Raises:
             NotFiniteError: when one of them was not finite. Weights and moments are those before it.
-            KeyboardInterrupt: when one of several processes was interrupted: all stop here, and none waits for it.
         """
         ended = self.done == self.steps
         if ended or self.done % LOOK == 0:
             with deferred():
-                if self.ranks.size > 1 and (number := self.ranks.largest(interruption())):
-                    raise KeyboardInterrupt(number)
                 rows = self.step.measures.tolist()
                 first = max(0, self.done - 1) // LOOK * LOOK + 1
                 for step, values in enumerate(rows, first):

@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         self.network = mlp([pixels, *hidden, 2 * latent], activation)
 
     def forward(self, x: Float[Tensor, "*batch pixels"]) -> Independent:
-        # float(): under mixed precision the distribution's own arithmetic stays in float32.
+        # Under mixed precision the distribution's own arithmetic stays in float32.
         mu, log_s = self.network(x).to(x.dtype).chunk(2, dim=-1)
         return diagonal_gaussian(mu, log_s.exp())
 

@@ -1,7 +1,7 @@
 """Train: fit the VAE to the training images and keep the epoch with the best validation ELBO."""
 
 import sys
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 
 import pandas as pd
@@ -23,8 +23,7 @@ def main() -> None:
         return
     data_sha256 = sha256(arguments.data)
 
-    needed = memory(params.model, dataset.pixels, params.runtime.processes)
-    runtime.require_memory(needed, device, "smaller model.encoder and model.decoder")
+    runtime.require_memory(memory(params.model, dataset.pixels), device, "smaller model.encoder and model.decoder")
     vae = VAE(params.model, dataset.pixels).to(device)
     images = dataset.train_images.flatten(1).to(device)
     environment = runtime.environment(device)
@@ -35,10 +34,10 @@ def main() -> None:
         scratch.opened("train", params.recovery, sections, data_sha256, environment)
         if group.rank == 0
         else nullcontext() as kept,
+        closing(fit(vae, images, dataset.levels, params.train, kept, group)) as epochs,
     ):
         run.params(params.model_dump(include=set(TRAINING)))
         history: list[Epoch] = []
-        epochs = fit(vae, images, dataset.levels, params.train, kept, group)
         for epoch in tqdm(epochs, total=params.train.epochs, unit="epoch", disable=group.rank > 0 or None):
             history.append(epoch)
             tqdm.write(report(epoch, params.train.epochs))

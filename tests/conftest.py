@@ -72,6 +72,7 @@ def _isolated(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the caller's mirror, tracking server or DVC repository, nor leaves a global seed behind."""
     for name in [n for n in os.environ if n.startswith(("DVC_", "MLFLOW_")) or n == "DATA_MIRROR"]:
         monkeypatch.delenv(name)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
 
 

@@ -31,6 +31,9 @@ CROSSING = ("aten::_to_copy", "aten::copy_", "aten::to.")
 INDEXING = ("aten::index.", "aten::index_put", "aten::_index_put")
 
 
+WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
 class Remote(Tensor):
     """A tensor of the device."""
 
@@ -85,7 +88,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any], crossings: list[str]) -> 
         return not (there and here)
     if there and any(tensor.dim() for tensor in here) and not crossing and not name.startswith(INDEXING):
         raise RuntimeError(f"{name}: expected all tensors to be on the same device")
-    if torch.Tag.data_dependent_output in func.tags or (there and (here or not remote)) or (here and remote):
+    waits = _by_truth(leaves) if name.startswith(INDEXING) else WAITS & set(func.tags)
+    if waits or (there and (here or not remote)) or (here and remote):
         crossings.append(name)
     held_args, held_kwargs = tree_unflatten([_held(leaf) for leaf in leaves], tree)
     result = func(*held_args, **held_kwargs)
@@ -93,6 +97,11 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any], crossings: list[str]) -> 
     if not remote:
         return result.clone() if id(result) in owners else result
     return tree_map(lambda leaf: owners[id(leaf)] if id(leaf) in owners else _wrapped(leaf), result)
+
+
+def _by_truth(leaves: list[Any]) -> bool:
+    """Whether an index is a table of truth values, which are counted first."""
+    return any(isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in leaves[1:])
 
 
 def _held(leaf: Any) -> Any:

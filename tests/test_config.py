@@ -53,7 +53,7 @@ def test_the_committed_file_is_valid() -> None:
             "  name: mnits",
             "data.name = \"mnits\": input should be 'mnist', 'fashion_mnist', 'kmnist' or",
         ),
-        ("  device: auto", "  device:", "runtime.device = null: input should be 'auto', 'cpu', 'cuda' or 'mps'"),
+        ("  device: auto", "  device:", "runtime.device = null: input should be 'auto', 'cpu' or 'cuda'"),
         ("runtime:\n", "runtmie:\n", "runtmie: unknown key; did you mean runtime?"),
         ("  latent: 16", "  epochs: 3\n  latent: 16", "model.epochs: unknown key; did you mean train.epochs?"),
         ("  latent: 16", "  latent: 16\n  latent: 33", "duplicate key"),

@@ -28,6 +28,10 @@ def test_what_a_gpu_refuses_is_refused() -> None:
         assert simulated.crossings == []
         assert (there * torch.tensor(2.0)).sum().item() == 6
         there[torch.tensor([0, 2])] = 0.0
+        before = len(simulated.crossings)
+        assert there[there > 0].shape == (1,)
+        assert there.nonzero().shape == (1, 1)
+        assert len(simulated.crossings) == before + 2
         host = there.cpu()
         there.add_(1)
         assert (host.tolist(), there.cpu().tolist()) == ([0, 1, 0], [1, 2, 1])

@@ -65,3 +65,11 @@ def test_probes_have_the_auroc_of_scikit_learn_and_the_error_of_a_mean() -> None
     assert row.median == np.median(others)
     (alone,) = summary(table.head(1), digits)
     assert np.isnan(alone.auroc_se)
+
+
+def test_images_without_a_finite_number_are_in_no_median_and_no_order() -> None:
+    digits = np.array([1.0, 2.0, 3.0])
+    some = pd.DataFrame({"kind": "some", "log_px": [0.0, np.nan, 4.0, -np.inf], "trusted": [True, False, True, False]})
+    none = pd.DataFrame({"kind": "none", "log_px": [np.nan], "trusted": [False]})
+    (row,) = summary(pd.concat([some, none]), digits)
+    assert (row.kind, row.images, row.median, row.trusted, row.auroc) == ("some", 4, 2.0, 0.5, 0.5)

@@ -14,7 +14,7 @@ from pipeline.likelihood import laplace, noise
 from pipeline.likelihood.adaptation import adapt
 from pipeline.likelihood.components import Diagonal, Gaussian, StudentT
 from pipeline.likelihood.noise import Noise
-from pipeline.likelihood.proposals import SHARES, Proposal, propose
+from pipeline.likelihood.proposals import SHARES, Proposal, inflation, propose
 from pipeline.vae import VAE
 
 
@@ -182,3 +182,25 @@ def test_students_t_has_its_density_and_its_tails(skewed: Linear) -> None:
     # ‖Lᵀ(z − mean)‖² / n is F(n, ν): fails for one seed in a thousand, and the seed is fixed.
     radius = ((z[:, 0] - mean) @ proposal.cholesky[0]).square().sum(-1) / 3
     assert kstest(radius.numpy(), "f", (3, 4)).pvalue > 1e-3
+
+
+def test_an_encoder_far_from_its_images_does_no_harm(skewed: Linear, generator: torch.Generator) -> None:
+    """Its s overflows or vanishes there: no density, and a twentieth of the default's samples come from it."""
+    for log_s in (-1e3, 1e3):
+        vae, x = skewed.vae(), skewed.sample(4, generator)
+        encoder = vae.encoder.network[0]
+        assert isinstance(encoder, torch.nn.Linear)
+        with torch.no_grad():
+            encoder.bias[3:] = log_s
+        for name in ("encoder", "mixture"):
+            proposal = propose(name, vae, x).proposal
+            log_w = log_weights(vae, x, proposal, proposal.sample(some_noise(64, 4, 3))).value
+            assert log_w.isfinite().all()
+
+
+@pytest.mark.parametrize("latent", [1, 16, 50, 200])
+@pytest.mark.parametrize(("hard", "factor"), [(False, 2.1), (True, 9.5)])
+def test_a_wider_proposal_costs_a_bounded_share_of_the_samples(latent: int, hard: bool, factor: float) -> None:
+    """Of a Gaussian posterior, sampled by one that is c times as wide: E w² / (E w)² = (c² / √(2c² − 1))^d."""
+    c = inflation(latent, hard=hard)
+    assert 1 < (c**2 / math.sqrt(2 * c**2 - 1)) ** latent < factor

@@ -59,15 +59,18 @@ def test_workers_share_cores_and_take_turns_at_gpus(monkeypatch: pytest.MonkeyPa
     assert torch.get_num_threads() == 2
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert runtime.start("cuda", 0) == torch.device("cuda", 0)
     monkeypatch.setattr(runtime, "queue_worker", lambda: runtime.Worker(2, 2))
     assert runtime.start("auto", 0) == torch.device("cuda", 1)
+    assert current == [torch.device("cuda", 0), torch.device("cuda", 1)]
 
 
 def test_a_device_that_is_not_there_is_named_with_those_that_are() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(UserError, match=r"runtime\.device = cuda: this machine has no such device; it has: cpu"):
+    with pytest.raises(UserError, match=r"runtime\.device = cuda: this machine has no such device; use cpu"):
         runtime.device("cuda")
 
 

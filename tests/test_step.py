@@ -7,7 +7,6 @@ import torch
 from simulated import DEVICE, Simulated
 from torch import Tensor
 
-from pipeline import step as step_module
 from pipeline.config import Model, Train
 from pipeline.datasets import Dataset
 from pipeline.graphs import Captured
@@ -122,7 +121,7 @@ class Recorded:
 def test_replayed_steps_leave_the_bytes_of_called_ones(tiny: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     called, replayed = made(tiny), made(tiny)
     recorded = Recorded()
-    replayed._execute = Captured(replayed._update, replayed._changed(), replayed.generator, recorded)
+    replayed.captured = Captured(list(replayed.state().values()), replayed.generator, recorded)
     for number, size in enumerate([10, 10, 7, 10, 7]):
         batch = torch.arange(size) + number
         for step in (called, replayed):
@@ -136,14 +135,14 @@ def test_replayed_steps_leave_the_bytes_of_called_ones(tiny: Dataset, capsys: py
 
 def test_a_replay_that_comes_out_otherwise_is_refused(tiny: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     called, other = made(tiny), made(tiny)
-    changed = other._changed()
+    changed = list(other.state().values())
     last = changed[-1]
 
     def wrong() -> None:
         last.add_(1e-6)
 
     recorded = Recorded(wrong)
-    other._execute = Captured(other._update, changed, other.generator, recorded)
+    other.captured = Captured(changed, other.generator, recorded)
     for number in range(3):
         for step in (called, other):
             step(torch.arange(10), 0.01, number)
@@ -152,12 +151,39 @@ def test_a_replay_that_comes_out_otherwise_is_refused(tiny: Dataset, capsys: pyt
     assert capsys.readouterr().err.count("came out otherwise") == 1
 
 
+def test_a_capture_that_works_at_once_and_replays_nothing_is_refused(
+    tiny: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when the work goes to another stream than the one that is captured."""
+
+    def empty(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
+        function()
+        return lambda: None
+
+    called, other = made(tiny), made(tiny)
+    other.captured = Captured(list(other.state().values()), other.generator, empty)
+    for step in (called, other):
+        step(torch.arange(10), 0.01, 0)
+    assert equal(called.state(), other.state())
+    assert "came out otherwise" in capsys.readouterr().err
+
+
+def test_numbers_that_are_not_finite_are_equal_bytes(tiny: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    step = made(tiny)
+    with torch.no_grad():
+        next(step.vae.parameters()).fill_(torch.nan)
+    step.captured = Captured(list(step.state().values()), step.generator, Recorded())
+    step(torch.arange(10), 0.01, 0)
+    assert step.measures[0].isnan().any()
+    assert capsys.readouterr().err == ""
+
+
 def test_what_cannot_be_captured_is_called(tiny: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     called, other = made(tiny), made(tiny)
-    other._execute = Captured(other._update, other._changed(), other.generator, refused)
+    other.captured = Captured(list(other.state().values()), other.generator, refused)
     for step in (called, other):
         step(torch.arange(10), 0.01, 0)
     assert equal(called.state(), other.state())
@@ -167,16 +193,24 @@ def test_what_cannot_be_captured_is_called(tiny: Dataset, capsys: pytest.Capture
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_on_a_gpu_steps_are_captured_and_end_with_the_same_bytes(
-    tiny: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    precision: str,
+    optimizer: str,
 ) -> None:
+    settings = SETTINGS.model_copy(update={"precision": precision, "optimizer": optimizer})
+
     def trained() -> list[Tensor]:
         torch.manual_seed(0)
         vae = VAE(MODEL, tiny.pixels).to("cuda")
-        list(fit(vae, tiny.train_images.flatten(1).to("cuda"), tiny.levels, SETTINGS))
+        list(fit(vae, tiny.train_images.flatten(1).to("cuda"), tiny.levels, settings))
         return [value.cpu() for value in vae.state_dict().values()]
 
     captured = trained()
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(step_module, "Captured", lambda function, changed, generator: function)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(Captured, "__call__", lambda self, function, batch: function(batch))
     assert all(torch.equal(a, b) for a, b in zip(captured, trained(), strict=True))

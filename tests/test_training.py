@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.config import Model, Train
 from pipeline.datasets import Dataset
 from pipeline.errors import UserError
+from pipeline.ranks import Ranks, State
 from pipeline.scratch import Scratch
 from pipeline.training import Epoch, NotFiniteError, fit, learning_rate_factor, split
 from pipeline.vae import VAE
@@ -185,6 +186,34 @@ def test_how_often_the_host_looks_changes_nothing(
         other, again = run(tiny, batch_size=4, **changes)
         assert torch.equal(weights(vae), weights(other))
         assert again == epochs
+
+
+class Pair(Ranks):
+    """One of two processes, to the other of which a signal comes in its fourth step."""
+
+    asked: ClassVar[list[int]] = []
+
+    def sum_(self, values: Tensor) -> None: ...
+
+    def broadcast(self, state: State | None) -> State | None:
+        return state
+
+    def largest(self, number: int) -> int:
+        self.asked.append(number)
+        return 15 if len(self.asked) == 4 else number
+
+
+def test_an_interruption_of_one_process_stops_both_when_the_work_is_kept(tiny: Dataset, tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path, 1e9)
+    vae = VAE(MODEL, tiny.pixels)
+    images = tiny.train_images.flatten(1)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        list(fit(vae, images, tiny.levels, Train.model_validate(SETTINGS), scratch, Pair(0, 2)))
+    assert caught.value.args == (15,)
+    found = scratch.load()
+    assert found
+    assert (found[1]["epoch"], found[1]["done"]) == (2, 1)
+    assert len(Pair.asked) == 5  # at each step, and once more: the other one waits until the state is written
 
 
 def test_gradients_are_clipped(tiny: Dataset) -> None:

@@ -56,11 +56,11 @@ class Proposal:
         assert isinstance(first, Gaussian)
         part = first[rows]
         # The gradients are taken where the posterior is thought to be, the samples from somewhat farther out.
-        new = adapt(vae, x[rows], replace(part, cholesky=part.cholesky * INFLATION), noise.normal)
+        new = adapt(vae, x[rows], replace(part, cholesky=part.cholesky * inflation(vae.latent)), noise.normal)
         adapted = replace(
             first,
             mean=first.mean.index_copy(0, rows, new.mean),
-            cholesky=first.cholesky.index_copy(0, rows, new.cholesky / (INFLATION_OF_HARD if hard else INFLATION)),
+            cholesky=first.cholesky.index_copy(0, rows, new.cholesky / inflation(vae.latent, hard=hard)),
         )
         return replace(self, components=(adapted, *self.components[1:]))
 
@@ -71,10 +71,22 @@ class Proposal:
 # Shares of Laplace, encoder and prior. The first gets nearly all samples; the others bound the weights where it fails.
 SHARES = (0.9, 0.05, 0.05)
 
-# The fitted proposal's standard deviations are made this much larger: tails that are too light cost far more
-# than tails that are too heavy.
-INFLATION = 1.15
-INFLATION_OF_HARD = 1.265  # 1.1 times that: they get more samples, which can afford it
+# The fitted proposal's standard deviations are made larger by this share: tails that are too light cost far more
+# than tails that are too heavy. Hard images get more samples, which can afford more.
+EXCESS, EXCESS_OF_HARD = 0.15, 0.265
+
+
+def inflation(latent: int, *, hard: bool = False) -> float:
+    """How much wider the fitted proposal is made, in each of its dimensions.
+
+    An excess δ in d dimensions costs a factor of about exp(2 d δ²) in effective samples, so that beyond 16 dimensions
+    δ falls as 1/√d.
+    """
+    return 1 + (EXCESS_OF_HARD if hard else EXCESS) * min(1.0, (16 / latent) ** 0.5)
+
+
+# Far from all training images the encoder's s may leave what float32 can hold, and s = 0 or ∞ makes no density.
+ENCODER_SCALES = 1e-9, 1e4
 
 
 class Fit(NamedTuple):
@@ -99,7 +111,7 @@ def propose(name: str, vae: VAE, x: Float[Tensor, "batch pixels"], degrees_of_fr
     if name == "encoder":
         return Fit(Proposal((1.0,), (encoder,), adaptable=False), found, nothing)
     mode, cholesky, converged, evaluations = laplace.fit(vae, x, encoder.mean)
-    factor = cholesky.to(x) / INFLATION
+    factor = cholesky.to(x) / inflation(vae.latent)
     fitted = StudentT(mode, factor, degrees_of_freedom) if degrees_of_freedom else Gaussian(mode, factor)
     if name == "laplace":
         proposal = Proposal((1.0,), (fitted,), adaptable=True)
@@ -116,4 +128,4 @@ def _prior(vae: VAE, batch: int) -> Diagonal:
 @torch.no_grad()
 def _encoder(vae: VAE, x: Float[Tensor, "batch pixels"]) -> Diagonal:
     q = vae.encoder(x)
-    return Diagonal(q.mean, q.stddev)
+    return Diagonal(q.mean, q.stddev.clamp(*ENCODER_SCALES))
