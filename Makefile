@@ -41,7 +41,7 @@ PUBLISHED := \
 	-S train.learning_rate=0.001 -S evaluate.images=1000 -S evaluate.comparison=50 -S evaluate.budget=1024 \
 	-S verify.images=16 -S verify.curve_images=4 -S verify.temperatures=100 -S compare.images=50
 
-published: $(READY) ## Run the experiment at the published setting: about twenty minutes on two cores.
+published: $(READY) ## Run the experiment at the published setting: about five minutes on two cores.
 	@dvc exp remove -q published 2> /dev/null || true
 	dvc exp run --temp --name published $(PUBLISHED)
 	@rm -rf reports/published && mkdir -p reports/published

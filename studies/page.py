@@ -129,6 +129,7 @@ def _residual(panel: Any, table: pd.DataFrame) -> None:
     )
     panel.plot(table["value"], table["sigma"], color=GREY, ls=":", label="σ")
     panel.set(title="root mean square of x − f(z), z ~ q", ylabel="pixel units", yscale="log")
+    _round_ticks(panel)
     panel.legend(fontsize=8)
 
 
@@ -152,6 +153,7 @@ def _trusted(panel: Any, table: pd.DataFrame) -> None:
 def _error(panel: Any, table: pd.DataFrame) -> None:
     panel.plot(table["value"], table["image_se_median"], color=BLUE, marker="o")
     panel.set(title="median standard error of an image", ylabel="nats", yscale="log")
+    _round_ticks(panel)
 
 
 def _ess(panel: Any, table: pd.DataFrame) -> None:
@@ -159,6 +161,13 @@ def _ess(panel: Any, table: pd.DataFrame) -> None:
     panel.plot(table["value"], table["value"], color=GREY, ls=":", label="K")
     panel.set(title="effective samples", yscale="log")
     panel.legend(fontsize=8)
+
+
+def _round_ticks(panel: Any) -> None:
+    """A logarithmic axis of less than two decades has too few powers of ten."""
+    low, high = panel.get_ylim()
+    ticks = [m * 10.0**e for e in range(-6, 7) for m in (1, 1.5, 2, 3, 5, 7) if low <= m * 10.0**e <= high]
+    panel.set_yticks(ticks, [f"{tick:.2g}" for tick in ticks])
 
 
 PANELS: dict[str, Callable[[Any, pd.DataFrame], None]] = {
