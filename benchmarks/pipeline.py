@@ -25,9 +25,10 @@ STAGES = ("download", "train", "evaluate", "verify", "compare", "render", "repor
 
 
 def fixed_cost(folder: Path, stage: str, rounds: int) -> float:
-    """Median seconds to start Python, import a stage, read its parameters and make the process deterministic."""
+    """Median seconds of a stage that reads its parameters, makes its process deterministic, and ends."""
     code = (
-        f"import stages.{stage}; from pipeline import config, runtime; runtime.start(config.load().runtime.device, 0)"
+        f"import sys, stages.{stage}; from pipeline import config, lifetime, runtime; "
+        "sys.exit(lifetime.run(lambda: runtime.start(config.load().runtime.device, 0)))"
     )
     seconds = []
     for _ in range(rounds):
