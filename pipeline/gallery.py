@@ -21,7 +21,7 @@ from pipeline.figures import Figure
 from pipeline.likelihood.weights import MINIMUM_ESS, khat_threshold
 from pipeline.observations import gaussian_ceiling
 from pipeline.probes import auroc
-from pipeline.tables import finite, numbers, rows
+from pipeline.tables import finite, rows
 from pipeline.vae import VAE
 
 
@@ -145,8 +145,9 @@ def upside_down(scene: Scene) -> Figure:
     by_class = {}
     # Of few measured images some classes have none upright.
     for label in sorted(set(turned["label"]) & set(scene.table["label"])):
-        upright, of_class = rows(scene.table, "label", label), rows(turned, "label", label)
-        by_class[int(label)] = auroc(numbers(upright, "log_px"), numbers(of_class, "log_px")).value
+        upright, of_class = (finite(rows(table, "label", label), "log_px") for table in (scene.table, turned))
+        if len(upright) and len(of_class):
+            by_class[int(label)] = auroc(upright, of_class).value
     return measures.by_class(by_class)
 
 

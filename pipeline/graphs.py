@@ -58,14 +58,16 @@ class Captured:
             replay = self.capture(lambda: function(fixed), self.generator)
         except RuntimeError as error:
             # The end of a capture that was broken off fails too, and hides why.
-            print(f"warning: training steps are not captured: {_first_line(error)}", file=sys.stderr)
+            reason = str(error.__context__ or error).splitlines()[0]
+            print(f"warning: training steps are not captured: {reason}", file=sys.stderr)
             return None
+        finally:
+            self._restore(start)  # work that was done, not captured, would be done twice, or pass for the replay's
 
         def replayed(batch: Tensor) -> None:
             fixed.copy_(batch)
             replay()
 
-        self._restore(start)  # had the work been done, not captured, it would pass for the replay's
         replayed(batch)
         equal = [a.numpy().tobytes() for a in self._state()] == [a.numpy().tobytes() for a in called]
         self._restore(start)
@@ -82,7 +84,3 @@ class Captured:
         for tensor, value in zip(self.changed, state[:-1], strict=True):
             tensor.copy_(value)
         self.generator.set_state(state[-1])
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error.__context__ or error).splitlines()[0]

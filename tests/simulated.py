@@ -29,8 +29,7 @@ DEVICE = torch.device(NAME, 0)
 # Copies between the two sides; and tables of indices may come from the host.
 CROSSING = ("aten::_to_copy", "aten::copy_", "aten::to.")
 INDEXING = ("aten::index.", "aten::index_put", "aten::_index_put")
-
-
+# Where the size or the value of what comes out depends on numbers.
 WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 

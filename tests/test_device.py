@@ -17,6 +17,7 @@ from torch._subclasses import FakeTensorMode
 from pipeline import runtime
 from pipeline.config import Params
 from pipeline.likelihood import importance
+from pipeline.tracking.outbox import flat
 from pipeline.vae import VAE
 
 
@@ -92,19 +93,8 @@ def numbers() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in Path("reports").rglob("*"):
         if path.suffix == ".json":
-            found |= {f"{path} {key}": value for key, value in flat(json.loads(path.read_text(encoding="utf-8")))}
+            found |= {f"{path} {key}": value for key, value in flat(json.loads(path.read_text("utf-8"))).items()}
         elif path.suffix in (".parquet", ".csv"):
             table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
             found |= {f"{path} {name}": table[name].to_numpy(float) for name in table.select_dtypes("number")}
     return found
-
-
-def flat(content: dict[str, Any], above: str = "") -> list[tuple[str, float]]:
-    """The numbers of nested sections."""
-    pairs: list[tuple[str, float]] = []
-    for key, value in content.items():
-        if isinstance(value, dict):
-            pairs += flat(value, f"{above}{key}.")
-        elif isinstance(value, (int, float)):
-            pairs.append((f"{above}{key}", value))
-    return pairs

@@ -192,6 +192,18 @@ def test_what_cannot_be_captured_is_called(tiny: Dataset, capsys: pytest.Capture
     )
 
 
+def test_a_capture_that_fails_when_it_has_worked_leaves_nothing(tiny: Dataset) -> None:
+    def broken_off(function: Callable[[], None], generator: torch.Generator) -> Callable[[], None]:
+        function()
+        raise RuntimeError("out of patience")
+
+    called, other = made(tiny), made(tiny)
+    other.captured = Captured(list(other.state().values()), other.generator, broken_off)
+    for step in (called, other):
+        step(torch.arange(10), 0.01, 0)
+    assert equal(called.state(), other.state())
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
