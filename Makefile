@@ -1,95 +1,86 @@
-# Every target that needs the environment makes it. `make help` lists what there is.
+# Each target makes the environment first if it needs one. `make help` lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
-# The installed versions are pinned with their hashes; pip itself comes with Python.
+# Packages are installed at the versions and hashes of requirements.lock; pip itself comes with Python.
 UV := $(BIN)/python -m uv
 READY := .venv/.ready
+PARALLEL := -n 2 --dist worksteal
 
-DEMO := \
-	-S data.name=digits -S 'model.encoder=[256,256]' -S 'model.decoder=[256,256]' -S model.latent=8 \
-	-S train.epochs=60 -S train.batch_size=64 -S evaluate.prior_samples=2000
-
-.PHONY: help setup demo published study repro verify chaos bench audit test check ui sync server-up server-down clean
+.PHONY: help setup demo run published study repro verify chaos bench audit test test-all check ui sync clean
 
 help: ## List the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-setup: $(READY) ## Install the locked dependencies into .venv.
+setup: $(READY) ## Install the locked packages into .venv.
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+		{ echo "error: Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	grep -A 30 '^uv==' requirements.lock | awk 'NR > 1 && /^[a-z]/ {exit} !/#/' > .venv/uv.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
 	$(UV) pip sync --quiet --require-hashes --compile-bytecode requirements.lock
 	@touch $@
 
-demo: $(READY) ## Run the whole pipeline on scikit-learn's digits, offline: about a minute.
-	@dvc exp remove -q demo 2> /dev/null || true
-	dvc exp run --temp --name demo $(DEMO)
+demo: $(READY) ## Run the whole pipeline on scikit-learn's digits, without a download: about a minute.
+	python -m tools.presets demo
 	@rm -rf demo && dvc get -q . reports/report.html --rev demo -o demo/report.html
 	@echo "The report: $(CURDIR)/demo/report.html"
-	@echo "The result beside others: source .venv/bin/activate; dvc exp show --only-changed"
+	@echo "Compare it with other experiments: source .venv/bin/activate; dvc exp show --only-changed"
 
-# The decoder and the variance of Wu et al. 2017's VAE-50, and as many test images.
-PUBLISHED := \
-	-S 'model.encoder=[1024,1024,1024]' -S 'model.decoder=[1024,1024,1024]' -S model.latent=50 -S train.epochs=25 \
-	-S train.learning_rate=0.001 -S evaluate.images=1000 -S evaluate.comparison=50 -S evaluate.budget=1024 \
-	-S verify.images=16 -S verify.curve_images=4 -S verify.temperatures=100 -S compare.images=50
+run: $(READY) ## Run an experiment with the settings of a file in presets/: make run PRESET=demo | published | ...
+	python -m tools.presets $(PRESET)
 
-published: $(READY) ## Run the experiment at the published setting: about five minutes on two cores.
-	@dvc exp remove -q published 2> /dev/null || true
-	dvc exp run --temp --name published $(PUBLISHED)
-	@rm -rf reports/published && mkdir -p reports/published
-	@for file in metrics/train.json metrics/evaluate.json metrics/verify.json metrics/compare.json; do \
-		dvc get -q . reports/$$file --rev published -o reports/published/; done
-	@echo "Its metrics: $(CURDIR)/reports/published/"
+published: $(READY) ## Run the published setting and copy its metrics to reports/published: about five minutes.
+	python -m tools.presets published
+	@mkdir -p reports/published
+	@for stage in train evaluate verify compare; do \
+		dvc get -q --force . reports/metrics/$$stage.json --rev published -o reports/published/; done
+	@echo "The metrics: $(CURDIR)/reports/published/"
 
 study: $(READY) ## Run a grid of experiments and write its page: make study NAME=sigma | latent | samples.
 	python -m studies $(NAME)
 
-repro: $(READY) ## Rebuild everything that has changed: `dvc repro`, with MNIST.
+repro: $(READY) ## Run what has changed since the last run, with MNIST: `dvc repro`.
 	dvc repro
 
 verify: $(READY) ## Rebuild the current experiment in a temporary clone and compare every byte with dvc.lock.
-	python -m benchmarks.rebuild
+	python -m tools.rebuild
 
-chaos: $(READY) ## Kill the pipeline thirty times, anywhere, and compare what comes out: about ten minutes.
-	python -m benchmarks.chaos --kills 30
+chaos: $(READY) ## Kill the pipeline thirty times at random and compare its outputs: about ten minutes.
+	python -m tools.chaos --kills 30
 
-bench: $(READY) ## Measure training, likelihood and pipeline beside their limits: twenty minutes; needs `make repro`.
-	python -m benchmarks.training
-	python -m benchmarks.likelihood
-	python -m benchmarks.pipeline
-	python -m benchmarks.scaling
+bench: $(READY) ## Measure speed and memory into reports/benchmarks; needs `make repro` first: about twenty minutes.
+	@mkdir -p reports/benchmarks
+	@set -o pipefail; for name in training likelihood stages scaling; do \
+		python -m benchmarks.$$name | tee /dev/stderr | tail -n 1 | python -m json.tool > reports/benchmarks/$$name.json || exit 1; done
+	python -m tools.documents
 
-audit: $(READY) ## Look the locked packages up among known vulnerabilities (asks PyPI).
+audit: $(READY) ## Search the locked packages for known vulnerabilities; needs PyPI.
 	$(UV) tool run pip-audit --requirement requirements.lock --no-deps --disable-pip
 
-test: $(READY) ## Run the test suite.
-	pytest -q
+test: $(READY) ## Run the fast tests, on two cores: under five minutes.
+	pytest -q -m "not slow" $(PARALLEL)
+
+# The slow tests use both cores themselves, and some kill processes after a time: they run one by one.
+test-all: test ## Run the fast tests, then the slow ones (DVC, MLflow, kills, queues, sharing, fuzzing).
+	pytest -q -m slow
 
 check: $(READY) ## Check format, style and types.
 	ruff format --check .
 	ruff check .
 	pyright
 
-ui: $(READY) ## Open MLflow's pages on http://127.0.0.1:5000.
+ui: $(READY) ## Open MLflow's pages at http://127.0.0.1:5000.
 	python -m pipeline.tracking ui
 
-sync: $(READY) ## Send to MLflow what it has missed: outages, killed stages, results from the cache.
+sync: $(READY) ## Send results that MLflow does not have yet, after an outage, a kill or from the cache.
 	python -m pipeline.tracking sync
 
-server-up: $(READY) ## Start an MLflow server on PostgreSQL, on the loopback interface.
-	@tools/server up
-
-server-down: $(READY) ## Stop it; its data stay.
-	@tools/server down
-
-clean: ## Remove the environment, caches, and all that can be rebuilt; keeps results in git and DVC's cache.
-	rm -rf .venv .pytest_cache .ruff_cache demo .scratch data models reports/figures reports/report.html reports/images.parquet
+clean: ## Remove the environment, caches and everything that can be rebuilt; git and DVC's cache keep all results.
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis demo .scratch data models
+	rm -rf reports/figures reports/report.html reports/*.parquet
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

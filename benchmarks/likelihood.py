@@ -1,14 +1,15 @@
-"""`python -m benchmarks.likelihood`: decoder evaluations a second, and how many log p(x) costs with each proposal.
+"""`python -m benchmarks.likelihood`: decoder evaluations per second, and the cost of log p(x) with each proposal.
 
-The estimator, the decoder's matrix products alone and, where it is installed, pythae's `get_nll` take turns on the same
-weights, and medians count. Then each proposal is given more and more samples until the mean of log p(x) stays within
-0.1 nat of a reference, the default proposal's with many. Ends with one JSON line. It needs a trained model.
+The estimator, the decoder's matmuls and, if it is installed, pythae's `get_nll` take turns on the same weights, and
+medians count. Then each proposal gets more and more samples until the mean of log p(x) stays within 0.1 nat of a
+reference: the default proposal with many samples. Ends with one JSON line. It needs a trained model.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -17,25 +18,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timing import alternating, forward_products, rate
-from benchmarks.training import ROOT
-from pipeline import config, datasets, runtime, trained
-from pipeline.likelihood import convergence, importance
-from pipeline.observations import dequantised
-from pipeline.vae import VAE
+from benchmarks.timing import alternating, forward_matmuls, rate
+from logpx import importance
+from logpx.importance import PROPOSALS, Settings
+from logpx.noise import Stream
+from pipeline.code import ROOT
+from pipeline.config import load_params
+from pipeline.data.dataset import load_dataset
+from pipeline.data.dequantise import dequantised
+from pipeline.evaluation.convergence import importance_curve
+from pipeline.evaluation.settings import estimator
+from pipeline.model.checkpoint import load_model
+from pipeline.model.vae import VAE
+from pipeline.process.device import environment, set_up
 
 NEAR = 0.1  # nats
 
 
-def estimator(vae: VAE, x: Tensor, settings: config.Evaluate, samples: int) -> Callable[[], object]:
+def sampling(vae: VAE, x: Tensor, settings: Settings, samples: int) -> Callable[[], object]:
     """Samples of a fitted proposal and their weights."""
-    block = importance.Block(vae, x, range(len(x)), settings)
-    proposal = importance.prepare(block, settings.proposal).proposal
-    everyone = torch.arange(len(x))
-    return lambda: importance.draw(block, proposal, everyone, importance.ESTIMATE, samples)
+    block = importance.Block(vae, x, torch.arange(len(x), device=x.device), settings)
+    proposal = importance.fit_proposal(block).proposal
+    return lambda: importance.sample_log_weights(block, proposal, Stream.ESTIMATE, samples)
 
 
-def get_nll(vae: VAE, x: Tensor, model: config.Model, samples: int) -> Callable[[], object]:
+def get_nll(vae: VAE, x: Tensor, samples: int) -> Callable[[], object]:
     """Pythae's routine, with our networks in its classes."""
     from pythae import models  # pyright: ignore[reportMissingImports]
     from pythae.models.base.base_utils import ModelOutput  # pyright: ignore[reportMissingImports]
@@ -58,7 +65,7 @@ def get_nll(vae: VAE, x: Tensor, model: config.Model, samples: int) -> Callable[
         def forward(self, z: Tensor) -> Any:
             return ModelOutput(reconstruction=self.network(z))
 
-    settings = models.VAEConfig(input_dim=(x.shape[1],), latent_dim=model.latent)
+    settings = models.VAEConfig(input_dim=(x.shape[1],), latent_dim=vae.latent)
     theirs = models.VAE(settings, Encoder(), Decoder()).eval()
 
     @torch.no_grad()
@@ -68,40 +75,39 @@ def get_nll(vae: VAE, x: Tensor, model: config.Model, samples: int) -> Callable[
     return run
 
 
-def speed(vae: VAE, x: Tensor, params: config.Params, samples: int, rounds: int) -> dict[str, float]:
-    """Decoder evaluations a second, medians."""
-    count = len(x) * samples
-    layers = list(pairwise([vae.latent, *params.model.decoder, x.shape[1]]))
-    chunk = params.evaluate.chunk
-    products = forward_products(layers, chunk, x.device)
+def speed(vae: VAE, x: Tensor, settings: Settings, samples: int, rounds: int) -> dict[str, float]:
+    """Decoder evaluations per second, medians."""
+    count, chunk = len(x) * samples, settings.chunk
+    widths = [layer.out_features for layer in vae.decoder.network if isinstance(layer, nn.Linear)]
+    matmuls = forward_matmuls(list(pairwise([vae.latent, *widths])), chunk, x.device)
 
-    def alone() -> None:
+    def limit() -> None:
         for _ in range(count // chunk):
-            products()
+            matmuls()
 
     def whole() -> Tensor:
-        return importance.log_px(vae, x, params.evaluate, params.evaluate.proposal).evaluations
+        return importance.log_px(vae, x, settings).evaluations
 
     contenders = {
-        "products": rate(count // chunk * chunk, alone),
-        "estimator": rate(count, estimator(vae, x, params.evaluate, samples)),
+        "matmuls": rate(count // chunk * chunk, limit),
+        "estimator": rate(count, sampling(vae, x, settings, samples)),
         "fit and estimate": rate(float(whole().sum()), whole),
     }
     if find_spec("pythae"):
         few = x[:8]
-        contenders["pythae"] = rate(len(few) * samples, get_nll(vae, few, params.model, samples))
+        contenders["pythae"] = rate(len(few) * samples, get_nll(vae, few, samples))
     alternating(contenders, 1)
     return alternating(contenders, rounds)
 
 
-def accuracy(vae: VAE, x: Tensor, params: config.Params, samples: int) -> dict[str, dict[str, float]]:
-    """Decoder evaluations and seconds an image until the mean stays within `NEAR` of the reference."""
-    many = params.evaluate.model_copy(update={"seed": params.evaluate.seed + 1})
-    reference = convergence.importance_curve(vae, x, many, "mixture", 4 * samples)["log_px"].iloc[-1]
+def accuracy(vae: VAE, x: Tensor, settings: Settings, samples: int) -> dict[str, dict[str, float]]:
+    """Decoder evaluations and seconds per image until the mean stays within `NEAR` of the reference."""
+    many = replace(settings, seed=settings.seed + 1, proposal="mixture")
+    reference = importance_curve(vae, x, many, 4 * samples)["log_px"].iloc[-1]
     found: dict[str, dict[str, float]] = {}
-    for name in ("prior", "encoder", "laplace", "mixture"):
+    for name in PROPOSALS:
         start = time.perf_counter()
-        curve = convergence.importance_curve(vae, x, params.evaluate, name, samples)
+        curve = importance_curve(vae, x, replace(settings, proposal=name), samples)
         seconds = (time.perf_counter() - start) / len(x) / curve["evaluations"].iloc[-1]
         off = (curve["log_px"] - reference).abs().to_numpy()
         near = next((i for i in range(len(off)) if (off[i:] < NEAR).all()), None)
@@ -119,33 +125,29 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT / "models/vae.safetensors")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--samples", type=int, default=1024)
-    parser.add_argument("--most", type=int, default=16_384, help="samples that a proposal gets at most")
+    parser.add_argument("--most", type=int, default=16_384, help="most samples of a proposal")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu", help="cpu (the default), cuda, or auto")
     options = parser.parse_args()
-    params = config.load(ROOT / "params.yaml")
-    device = runtime.start(options.device, 0)
-    dataset, model = datasets.load(options.data), trained.load(options.model, device)
-    evaluate = importance.sized(params.evaluate, model.vae)
-    params = params.model_copy(update={"evaluate": evaluate, "model": model.description.model})
-    x = dequantised(dataset.test_images, dataset.levels, evaluate.seed)[: options.images].to(device)
+    device = set_up(options.device, 0)
+    dataset, model = load_dataset(options.data), load_model(options.model, device)
+    settings = estimator(load_params(ROOT / "params.yaml").evaluate, model.vae)
+    x = dequantised(dataset.test_images, dataset.levels, settings.seed)[: options.images].to(device)
 
-    rates = speed(model.vae, x, params, options.samples, options.rounds)
+    rates = speed(model.vae, x, settings, options.samples, options.rounds)
     for name, value in rates.items():
-        print(
-            f"{name:>16}: {value:>9.0f} decoder evaluations/s, {value / rates['products']:5.2f} of the products alone"
-        )
+        print(f"{name:>16}: {value:>9.0f} decoder evaluations/s, {value / rates['matmuls']:5.2f} of the matmuls' rate")
     if "pythae" not in rates:
-        print("          pythae: not installed; `uv pip install pythae` to see it beside")
-    costs = accuracy(model.vae, x, params, options.most)
+        print("          pythae: not installed; `uv pip install pythae` adds it to the comparison")
+    costs = accuracy(model.vae, x, settings, options.most)
     for name, cost in costs.items():
         words = "within" if cost["reached"] else "never within"
         print(
             f"{name:>16}: {words} {NEAR} nat ({cost['off']:.2f} off) after {cost['evaluations']:.0f} decoder "
-            f"evaluations an image, {cost['milliseconds']:.2f} ms"
+            f"evaluations per image, {cost['milliseconds']:.2f} ms"
         )
     rounded = {name: round(value) for name, value in rates.items()}
-    print(json.dumps({"per_second": rounded, "costs": costs, "environment": runtime.environment(device)}))
+    print(json.dumps({"per_second": rounded, "costs": costs, "environment": environment(device)}))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""`python -m benchmarks.scaling`: what a run costs against images, samples and parameters, and with two processes.
+"""`python -m benchmarks.scaling`: the cost of a run by images, samples and parameters, and with two processes.
 
-Decoders and whole models of several sizes are timed, and a straight line over their number of parameters is fitted to
-the seconds of a decoder evaluation and of a training image: with those, any run is a sum (docs/scaling.md). Then, in a
-clone of its own, one process and two train and evaluate MNIST on the same cores, and what comes out is compared.
+Decoders and whole models of several sizes are timed. A straight line over their number of parameters is fitted to the
+seconds of a decoder evaluation and of a training image; any run is a sum of these (docs/scaling.md). Then one process
+and two train and evaluate MNIST on the same cores in a clone, and their results are compared.
 `DATA_MIRROR` may name a folder with the data. Ends with one JSON line.
 """
 
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from benchmarks.chaos import configure
-from benchmarks.pipeline import watched
-from benchmarks.queue import ROOT, clone, settle
+from benchmarks.stages import watched
 from benchmarks.timing import rate
 from benchmarks.training import ours
-from pipeline import config, runtime
-from pipeline.likelihood import importance
-from pipeline.vae import VAE
+from logpx import importance
+from logpx.noise import Stream
+from pipeline.code import ROOT
+from pipeline.config import Params, load_params
+from pipeline.evaluation.settings import estimator
+from pipeline.model.vae import VAE
+from pipeline.process.device import environment, set_up
+from tools.clones import configure, temporary_clone
 
 SIZES = ((256, 256), (512, 512), (1024, 1024), (1024, 1024, 1024))
 PIXELS, LEVELS = 784, 256
@@ -45,14 +47,14 @@ def median(run: Callable[[], float], rounds: int) -> float:
 
 
 def line(sizes: list[int], seconds: list[float]) -> tuple[float, float]:
-    """Seconds that do not depend on the size, and seconds a parameter: least squares of relative errors."""
+    """Seconds that do not depend on the size, and seconds per parameter: least squares of relative errors."""
     weights = 1 / np.array(seconds)
     design = np.stack([np.ones(len(sizes)), np.array(sizes)], 1)
     (fixed, slope), *_ = np.linalg.lstsq(design * weights[:, None], np.ones(len(sizes)), rcond=None)
     return float(fixed), float(slope)
 
 
-def costs(params: config.Params, rounds: int) -> dict[str, Any]:
+def costs(params: Params, rounds: int) -> dict[str, Any]:
     """Seconds of a decoder evaluation and of a training image by number of parameters."""
     images = torch.randint(0, LEVELS, (5120, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     decoders: list[int] = []
@@ -62,40 +64,39 @@ def costs(params: config.Params, rounds: int) -> dict[str, Any]:
     for hidden in SIZES:
         model = params.model.model_copy(update={"encoder": hidden, "decoder": hidden})
         vae = VAE(model, PIXELS).eval()
-        settings = importance.sized(params.evaluate, vae)
+        settings = replace(estimator(params.evaluate, vae), proposal="encoder")
         x = torch.rand(settings.chunk // 64, PIXELS)
-        block = importance.Block(vae, x, range(len(x)), settings)
-        proposal = importance.propose("encoder", vae, x).proposal
-        everyone = torch.arange(len(x))
-        draw = rate(len(x) * 512, lambda b=block, p=proposal, e=everyone: importance.draw(b, p, e, 1, 512))
+        block = importance.Block(vae, x, torch.arange(len(x)), settings)
+        proposal = importance.fit_proposal(block).proposal
+        draw = rate(
+            len(x) * 512,
+            lambda block=block, proposal=proposal: importance.sample_log_weights(block, proposal, Stream.ESTIMATE, 512),
+        )
         epoch = rate(len(images), ours(images, LEVELS, model, params.train, params.train.batch_size, CPU))
         decoders.append(parameters(vae.decoder))
         models.append(parameters(vae))
         evaluation.append(1 / median(draw, rounds))
         training.append(1 / median(epoch, rounds))
         print(
-            f"{'-'.join(map(str, hidden)):>16}: {1e6 * evaluation[-1]:6.2f} µs a decoder evaluation "
-            f"({decoders[-1]:>8} parameters), {1e6 * training[-1]:6.1f} µs a training image ({models[-1]:>8})",
+            f"{'-'.join(map(str, hidden)):>16}: {1e6 * evaluation[-1]:6.2f} µs per decoder evaluation "
+            f"({decoders[-1]:>8} parameters), {1e6 * training[-1]:6.1f} µs per training image ({models[-1]:>8})",
             flush=True,
         )
     return {"evaluation": line(decoders, evaluation), "training": line(models, training)}
 
 
 def several(epochs: int, images: int) -> dict[str, Any]:
-    """One process and two: seconds of the stages, and how far apart the results are."""
+    """Seconds of the stages with one process and with two, and the largest difference of their results."""
     found: dict[str, Any] = {}
     tables, elbos = [], []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "project"
-        folder.mkdir()
-        clone(folder)
+    with temporary_clone() as folder:
         small = {"train": {"epochs": epochs}, "evaluate": {"images": images, "comparison": 100}}
         for processes in (1, 2):
             configure(folder, {**small, "runtime": {"processes": processes}})
             _, stages = watched(folder, "train")
             found[f"train, {processes}"] = stages["train"][0]
             elbos.append(json.loads((folder / "reports/metrics/train.json").read_text())["validation"]["elbo"])
-        for processes in (2, 1):  # of one model, the last
+        for processes in (2, 1):  # both measure the last model
             configure(folder, {"runtime": {"processes": processes}})
             _, stages = watched(folder, "--single-item", "--force", "evaluate")
             found[f"evaluate, {processes}"] = stages["evaluate"][0]
@@ -115,18 +116,17 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--images", type=int, default=2000)
     options = parser.parse_args()
-    settle()
-    params = config.load(ROOT / "params.yaml")
-    runtime.start("cpu", 0)
+    params = load_params(ROOT / "params.yaml")
+    set_up("cpu", 0)
     start = time.perf_counter()
     found = costs(params, options.rounds)
     for name, (fixed, slope) in found.items():
-        print(f"{name}: {1e6 * fixed:.2f} µs + {1e12 * slope:.2f} µs for each million parameters")
+        print(f"{name}: {1e6 * fixed:.2f} µs + {1e12 * slope:.2f} µs per million parameters")
     processes = several(options.epochs, options.images)
     for name, value in processes.items():
         print(f"{name} process{'es' if name.endswith('2') else ''}: {value}")
     print(json.dumps({**found, "processes": processes, "seconds": round(time.perf_counter() - start),
-                      "environment": runtime.environment(torch.device("cpu"))}))  # fmt: skip
+                      "environment": environment(torch.device("cpu"))}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders that take turns, and the matrix products that a network cannot do without."""
+"""What the benchmarks share: contenders that take turns, and the matrix multiplications that a network needs."""
 
 import statistics
 import time
@@ -8,7 +8,7 @@ import torch
 
 
 def alternating(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Median rate of each contender, over rounds in which each has its turn."""
+    """Median rate of each contender over several rounds; in each round all contenders run once, one after another."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
@@ -17,7 +17,7 @@ def alternating(contenders: Mapping[str, Callable[[], float]], rounds: int) -> d
 
 
 def rate(count: float, work: Callable[[], object]) -> Callable[[], float]:
-    """`count` things a second, done when the device has done them."""
+    """Time `work`, which does `count` things: things per second, until the device has finished them."""
 
     def run() -> float:
         start = time.perf_counter()
@@ -30,21 +30,21 @@ def rate(count: float, work: Callable[[], object]) -> Callable[[], float]:
 
 
 def as_installed(work: Callable[[], object]) -> Callable[[], None]:
-    """The same with the matrix products that PyTorch takes by itself."""
+    """The same with the matmul library that PyTorch chooses by default."""
 
     def run() -> None:
-        products = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
-        before, products.fp32_precision = products.fp32_precision, "ieee"
+        matmul = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+        before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
         try:
             work()
         finally:
-            products.fp32_precision = before
+            matmul.fp32_precision = before
 
     return run
 
 
-def forward_products(layers: Sequence[tuple[int, int]], rows: int, device: torch.device) -> Callable[[], None]:
-    """y = x Wᵀ of each layer, into buffers that are there already."""
+def forward_matmuls(layers: Sequence[tuple[int, int]], rows: int, device: torch.device) -> Callable[[], None]:
+    """y = x Wᵀ of each layer, into buffers allocated in advance."""
     with device:
         tensors = [(torch.randn(rows, i), torch.randn(o, i), torch.empty(rows, o)) for i, o in layers]
 
@@ -55,10 +55,14 @@ def forward_products(layers: Sequence[tuple[int, int]], rows: int, device: torch
     return run
 
 
-def training_products(
+def training_matmuls(
     layers: Sequence[tuple[int, int]], first: int, rows: int, device: torch.device
 ) -> Callable[[], None]:
-    """y = x Wᵀ, ∂W = ∂yᵀ x, and ∂x = ∂y W of each layer but the one at the place `first`, whose x are images."""
+    """y = x Wᵀ, ∂W = ∂yᵀ x and ∂x = ∂y W of each layer, into buffers allocated in advance.
+
+    Args:
+        first: the layer whose x are images, which need no ∂x.
+    """
     with device:
         tensors = [
             (torch.randn(rows, i), torch.randn(o, i), torch.randn(rows, o), torch.empty(rows, i), torch.empty(o, i))

@@ -1,11 +1,10 @@
-"""`python -m benchmarks.training`: training images a second, ours beside the usual loop and the matrix products alone.
+"""`python -m benchmarks.training`: training images per second, beside the usual loop and the matmuls alone.
 
 Same architecture, batch size, precision and images; the three take turns, and medians count. The networks are that of
 PyTorch's example, 784-400-20-400-784, and the one of params.yaml. The usual loop is that of the example: torchvision's
-MNIST, ToTensor, a DataLoader, `loss.item()` at each step, PyTorch as it is installed. The matrix products
-are those that a step cannot do without, forward and backward, at the same sizes, into buffers that are there already.
-Ours in bfloat16 (`train.precision`) runs beside; the ratios are those of float32.
-Ends with one JSON line.
+MNIST, ToTensor, a DataLoader, `loss.item()` at each step, PyTorch as it is installed. The matmuls are those that a step
+needs, forward and backward, at the same sizes, into buffers allocated in advance. Our training in bfloat16
+(`train.precision`) takes turns with them; the ratios are those of float32. Ends with one JSON line.
 """
 
 import argparse
@@ -20,16 +19,20 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
-from benchmarks.timing import alternating, as_installed, rate, training_products
-from pipeline import config, datasets, runtime
-from pipeline.training import fit
-from pipeline.vae import ACTIVATIONS, VAE
-
-ROOT = Path(__file__).parents[1]
+from benchmarks.timing import alternating, as_installed, rate, training_matmuls
+from pipeline import config
+from pipeline.code import ROOT
+from pipeline.config import load_params
+from pipeline.data import dataset
+from pipeline.data.dataset import load_dataset
+from pipeline.model.networks import ACTIVATIONS
+from pipeline.model.vae import VAE
+from pipeline.process.device import environment, set_up
+from pipeline.training.fit import fit
 
 
 class Pictures(MNIST):
-    """Torchvision's own, with images that are there already."""
+    """Torchvision's MNIST with images in memory, so that nothing is downloaded."""
 
     def __init__(self, images: Tensor) -> None:
         self.data, self.targets = images, torch.zeros(len(images), dtype=torch.long)
@@ -37,7 +40,7 @@ class Pictures(MNIST):
 
 
 class Plain(nn.Module):
-    """The textbook VAE with the layers of ours."""
+    """The textbook VAE, with the layers of this project's."""
 
     def __init__(self, settings: config.Model, pixels: int) -> None:
         super().__init__()
@@ -61,7 +64,7 @@ class Plain(nn.Module):
 
 
 def plain(images: Tensor, model: config.Model, batch: int, device: torch.device) -> Callable[[], None]:
-    """One epoch of the usual loop."""
+    """An epoch of the usual loop."""
     network = Plain(model, images[0].numel()).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     loader = DataLoader(Pictures(images), batch_size=batch, shuffle=True)
@@ -87,17 +90,17 @@ def ours(
     device: torch.device,
     **changes: str,
 ) -> Callable[[], object]:
-    """One epoch of `fit`, the validation of one image included."""
+    """An epoch of this project's training, with a validation set of one image."""
     settings = train.model_copy(update={"batch_size": batch, "epochs": 10**6, "validation": 1 / len(images), **changes})
     epochs = fit(VAE(model, images[0].numel()).to(device), images.flatten(1).to(device), levels, settings)
     return lambda: next(epochs)
 
 
-def products(images: Tensor, model: config.Model, batch: int, device: torch.device) -> Callable[[], None]:
-    """The products of an epoch alone."""
+def matmuls(images: Tensor, model: config.Model, batch: int, device: torch.device) -> Callable[[], None]:
+    """The matrix multiplications of an epoch, without anything else."""
     pixels = images[0].numel()
     layers = [*pairwise([pixels, *model.encoder, 2 * model.latent]), *pairwise([model.latent, *model.decoder, pixels])]
-    step = training_products(layers, 0, batch, device)
+    step = training_matmuls(layers, 0, batch, device)
 
     def epoch() -> None:
         for _ in range(len(images) // batch):
@@ -107,7 +110,7 @@ def products(images: Tensor, model: config.Model, batch: int, device: torch.devi
 
 
 def measure(
-    dataset: datasets.Dataset,
+    dataset: dataset.Dataset,
     model: config.Model,
     train: config.Train,
     batch: int,
@@ -115,17 +118,17 @@ def measure(
     images: int,
     device: torch.device,
 ) -> dict[str, float]:
-    """Medians of images a second, over rounds in which each has its turn."""
+    """Median images per second of each contender."""
     some = dataset.train_images[: images // batch * batch]
     of_ours = some, dataset.levels, model, train, batch, device
     contenders = {
         "plain": as_installed(plain(some, model, batch, device)),
         "ours": ours(*of_ours),
-        "products": products(some, model, batch, device),
+        "matmuls": matmuls(some, model, batch, device),
         "bfloat16": ours(*of_ours, precision="bfloat16"),
     }
     rates = {name: rate(len(some), epoch) for name, epoch in contenders.items()}
-    alternating(rates, 1)  # the first turn is slower
+    alternating(rates, 1)  # warm up
     return alternating(rates, rounds)
 
 
@@ -135,28 +138,26 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--device", default="cpu", help="cpu (the default), cuda, or auto")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
     options = parser.parse_args()
-    params = config.load(ROOT / "params.yaml")
-    device = runtime.start(options.device, 0)
-    dataset = datasets.load(options.data)
+    params = load_params(ROOT / "params.yaml")
+    device = set_up(options.device, 0)
+    dataset = load_dataset(options.data)
     example = params.model.model_copy(update={"latent": 20, "encoder": (400,), "decoder": (400,), "activation": "relu"})
     found = []
-    print(
-        f"{'network':>16} {'batch':>6} {'plain':>8} {'ours':>8} {'products':>8} {'ours, bf16':>10}   images/s", end=""
-    )
-    print("   ours/plain   ours/products")
+    print(f"{'network':>16} {'batch':>6} {'plain':>8} {'ours':>8} {'matmuls':>8} {'ours, bf16':>10}   images/s", end="")
+    print("   ours/plain   ours/matmuls")
     for model in (example, params.model):
         network = "-".join(str(size) for size in (*model.encoder, model.latent, *model.decoder))
         for batch in options.batch:
             now = measure(dataset, model, params.train, batch, options.rounds, options.images, device)
             found.append({"network": network, "batch": batch} | {name: round(value) for name, value in now.items()})
             print(
-                f"{network:>16} {batch:>6} {now['plain']:>8.0f} {now['ours']:>8.0f} {now['products']:>8.0f} "
-                f"{now['bfloat16']:>10.0f}{now['ours'] / now['plain']:>23.2f} {now['ours'] / now['products']:>15.2f}",
+                f"{network:>16} {batch:>6} {now['plain']:>8.0f} {now['ours']:>8.0f} {now['matmuls']:>8.0f} "
+                f"{now['bfloat16']:>10.0f}{now['ours'] / now['plain']:>23.2f} {now['ours'] / now['matmuls']:>15.2f}",
                 flush=True,
             )
-    print(json.dumps({"images_per_second": found, "environment": runtime.environment(device)}))
+    print(json.dumps({"images_per_second": found, "environment": environment(device)}))
 
 
 if __name__ == "__main__":

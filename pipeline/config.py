@@ -1,4 +1,4 @@
-"""`params.yaml` as frozen, strict types: one class a section, checked whole before any work starts."""
+"""`params.yaml` as frozen, strict types: one class per section. A stage checks all of it before it does any work."""
 
 import difflib
 import json
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -18,20 +18,20 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Layer = Annotated[int, Field(ge=1, le=65_536)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-# DVC reads this file too; what no person writes is a mistake or an attack.
-LARGEST_FILE = 1 << 20  # bytes
-
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+LARGEST_FILE = 1 << 20  # bytes; larger than any hand-written params.yaml
+LARGEST_BUDGET = 4**7  # times `samples`: the estimator has eight levels, each with four times the samples of the last
 
 
 def _chunk(evaluations: int) -> int:
     if 0 < evaluations < 128:
-        raise ValueError("0, for as many as suit the machine, or at least 128")
+        raise ValueError("input should be at least 128, or 0 to choose a size that suits the machine")
     return evaluations
 
 
 class Section(BaseModel):
-    """No unknown keys, no conversions ("8" is not 8), no NaN or infinity, no change after reading."""
+    """Base of all sections: no unknown keys, no conversions ("8" is not 8), no NaN or infinity, immutable."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -74,6 +74,14 @@ class Evaluate(Section):
     comparison: Count
     chunk: Annotated[int, Field(ge=0), AfterValidator(_chunk)]
     seed: Seed
+
+    @field_validator("budget")
+    @classmethod
+    def _within_levels(cls, budget: int, info: Any) -> int:  # a ValidationInfo, which beartype cannot check
+        largest = LARGEST_BUDGET * info.data.get("samples", budget)
+        if budget > largest:
+            raise ValueError(f"input should be at most {largest}, {LARGEST_BUDGET} times evaluate.samples")
+        return budget
 
 
 class Verify(Section):
@@ -132,7 +140,7 @@ class Params(Section):
 
 
 class ParameterError(UserError):
-    """Every mistake in a parameter file, a line each."""
+    """All mistakes in a parameter file, one per line."""
 
     exit_code = 2
 
@@ -141,36 +149,49 @@ class ParameterError(UserError):
         super().__init__(f"{path}: {count}; nothing was run\n" + "\n".join(f"  {m}" for m in mistakes))
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
+def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check the parameter file.
 
     Raises:
-        ParameterError: with all mistakes at once, each naming the key, the value and what is allowed.
+        ParameterError: if the file has mistakes. It lists all of them, each with its key, value and what is allowed.
     """
-    content = read_yaml(path)
+    return check_params(path, read_yaml(path))
+
+
+def check_params(path: Path, content: Any) -> Params:
+    """Turn the content of a parameter file into types.
+
+    Args:
+        path: the file's name, for the message.
+        content: what `read_yaml` returned.
+
+    Raises:
+        ParameterError: as `load_params` does.
+    """
     if not isinstance(content, Mapping):
         raise ParameterError(path, [f"a mapping of sections is expected: {', '.join(Params.model_fields)}"])
     try:
-        # Through JSON, since strict types still take a list there where a tuple is asked for.
+        # Strict types accept a list for a tuple only when they validate JSON.
         return Params.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         raise ParameterError(path, list(_mistakes(error))) from None
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file by a safe loader.
+    """Read a YAML 1.2 file with a safe loader.
 
     Raises:
-        ParameterError: when it cannot be read.
+        ParameterError: if the file cannot be read or is not valid YAML.
     """
     try:
         with path.open("rb") as file:
-            text = file.read(LARGEST_FILE + 1).decode("utf-8")
-        if len(text) > LARGEST_FILE:
-            raise ParameterError(path, [f"larger than {LARGEST_FILE} bytes"])
-        # YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is a string, a doubled key is an error.
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise ParameterError(path, [f"larger than {LARGEST_FILE} bytes; a parameter file is much smaller"])
+        text = content.decode("utf-8")
+        # YAML 1.2, which DVC reads too: 1e-3 is a number, `no` is a string, and a duplicate key is an error.
         yaml = YAML(typ="safe", pure=True)
-        # A few aliases of aliases would grow to gigabytes when they are written out.
+        # A few nested aliases can expand to gigabytes.
         if any(isinstance(event, AliasEvent) for event in yaml.parse(text)):
             raise ParameterError(path, ["aliases (*name) are not used here; write the value out"])
         return yaml.load(text)
@@ -209,7 +230,7 @@ def _wrong_value(key: str, mistake: ErrorDetails) -> str:
 
 
 def _nearest(name: str, valid: list[str]) -> str:
-    """The valid name most like `name`: the same key of another section, else by spelling."""
+    """A hint with the most similar valid name: the same key in another section, or else the closest spelling."""
     last = name.rpartition(".")[2]
     close = [v for v in valid if v.rpartition(".")[2] == last] or difflib.get_close_matches(name, valid, n=1)
     return f"; did you mean {close[0]}?" if close else ""

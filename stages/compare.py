@@ -1,89 +1,50 @@
-"""Compare: log p(x) beside densities with closed forms, and the log p(x) of images that are no digits."""
+"""Compare: log p(x) beside densities with closed forms, and log p(x) of images that are unlike the data."""
 
-import math
 import sys
 
 import pandas as pd
-import torch
 
-from pipeline import config, datasets, lifetime, probes, runtime, sources, tables, trained
-from pipeline.datasets import Dataset
-from pipeline.errors import UserError
-from pipeline.files import write_json
-from pipeline.likelihood import baselines, importance
-from pipeline.observations import dequantised
-from pipeline.probes import PROBES, Digits
+from pipeline.config import load_params
+from pipeline.data.dataset import load_dataset
+from pipeline.evaluation import other_images
+from pipeline.evaluation.auroc import summarise_probes
+from pipeline.evaluation.settings import estimator
+from pipeline.model.checkpoint import load_model
+from pipeline.process.cli import parse_paths
+from pipeline.process.device import environment, set_up
+from pipeline.process.lifecycle import run_stage
+from pipeline.storage.files import write_json
+from pipeline.storage.tables import finite, read_parquet, write_parquet
 from pipeline.tracking.run import Run
-from pipeline.vae import VAE
 
 
 def main() -> None:
-    arguments = runtime.paths(__doc__, "data", "model", "images", "table", "metrics")
-    params = config.load()
-    device = runtime.start(params.runtime.device, params.compare.seed)
-    dataset = datasets.load(arguments.data)
-    model = trained.load(arguments.model, device)
-    params = params.model_copy(update={"evaluate": importance.sized(params.evaluate, model.vae)})
-    digits = tables.read_parquet(arguments.images, "log_px")
+    arguments = parse_paths(__doc__, "data", "model", "images", "table", "metrics")
+    params = load_params()
+    compare = params.compare
+    device = set_up(params.runtime.device, compare.seed)
+    dataset = load_dataset(arguments.data)
+    model = load_model(arguments.model, device)
+    settings = estimator(params.evaluate, model.vae)
+    digits = read_parquet(arguments.images, "log_px")
 
-    kinds = images_of_each_kind(dataset, params.compare)
-    with Run("compare", params.tracking, model.data, model.sha256) as run:
-        run.settings({"compare": params.compare.model_dump()})
-        parts = [measure(model.vae, kind, *kinds[kind], dataset.levels, params) for kind in kinds]
+    kinds = other_images.images_of_each_kind(dataset, compare)
+    with Run("compare", params, arguments):
+        parts = [
+            other_images.measure(model.vae, kind, *kinds[kind], dataset.levels, compare, settings) for kind in kinds
+        ]
         table = pd.concat(parts, ignore_index=True)
-        found = probes.summary(table, tables.finite(digits, "log_px"))
+        found = summarise_probes(table, finite(digits, "log_px"))
+        evaluate = params.evaluate
         metrics = {
-            **beside(dataset, params, model.description.model),
+            **other_images.baselines(dataset, model.description.model, evaluate.images, evaluate.seed),
             **{f"auroc_{row.kind.replace(' ', '_')}": round(row.auroc, 4) for row in found},
         }
-        tables.write_parquet(arguments.table, table)
-        write_json(arguments.metrics, {"compare": metrics, "environment": runtime.environment(device)})
-        run.metrics({"compare": metrics})
+        write_parquet(arguments.table, table)
+        write_json(arguments.metrics, {"compare": metrics, "environment": environment(device)})
     for row in found:
         print(f"{row.kind}: median log p(x) {row.median:.1f}, AUROC {row.auroc:.3f}")
 
 
-def images_of_each_kind(dataset: Dataset, settings: config.Compare) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Images of each kind with classes, and test images of another data set where one is named."""
-    if settings.other != "none" and (settings.other == dataset.name or sources.shape(settings.other) != dataset.shape):
-        raise UserError(
-            f"compare.other = {settings.other}: another data set with images of {dataset.shape[0]} x "
-            f"{dataset.shape[1]} pixels is needed beside {dataset.name}; or none"
-        )
-    first = slice(settings.images)
-    generator = torch.Generator().manual_seed(settings.seed)
-    digits = Digits(dataset.test_images[first], dataset.test_labels[first], dataset.levels, generator)
-    kinds = {name: (make(digits), digits.labels) for name, make in PROBES.items()}
-    if settings.other != "none":
-        other = sources.get(settings.other)
-        kinds[settings.other] = other.test_images[first], other.test_labels[first]
-    return kinds
-
-
-def measure(
-    vae: VAE, kind: str, images: torch.Tensor, labels: torch.Tensor, levels: int, params: config.Params
-) -> pd.DataFrame:
-    """Log p(x) of one kind of images, by the evaluation's proposal with fewer samples."""
-    settings = params.compare
-    x = dequantised(images, levels, settings.seed).to(next(vae.parameters()).device)
-    fewer = {"samples": settings.samples, "budget": settings.samples, "seed": settings.seed}
-    evaluate = params.evaluate.model_copy(update=fewer)
-    found = importance.log_px(vae, x, evaluate, evaluate.proposal).diagnosis
-    return pd.DataFrame({"kind": kind, "label": labels.numpy(), "log_px": found.log_px, "trusted": found.trusted})
-
-
-def beside(dataset: Dataset, params: config.Params, model: config.Model) -> dict[str, float]:
-    """Mean log-density of the test images under each baseline, nats, with its standard error over images."""
-    train = baselines.moments(dataset.train_images.flatten(1), dataset.levels)
-    # The very densities that the evaluation measured.
-    x = dequantised(dataset.test_images, dataset.levels, params.evaluate.seed)[: params.evaluate.images]
-    values: dict[str, float] = {}
-    for name, fit in baselines.BASELINES.items():
-        log_px = fit(train, model.sigma, model.latent).log_prob(x)
-        values[name] = round(float(log_px.mean()), 4)
-        values[f"{name}_se"] = round(float(log_px.std()) / math.sqrt(len(log_px)), 4)
-    return values
-
-
 if __name__ == "__main__":
-    sys.exit(lifetime.run(main))
+    sys.exit(run_stage(main))

@@ -2,16 +2,19 @@
 
 import sys
 
-from pipeline import config, datasets, lifetime, sources
-from pipeline.runtime import paths
+from pipeline.config import load_params
+from pipeline.data.dataset import save_dataset
+from pipeline.data.sources import get_dataset
+from pipeline.process.cli import parse_paths
+from pipeline.process.lifecycle import run_stage
 
 
 def main() -> None:
-    arguments = paths(__doc__, "data")
-    settings = config.load().data
+    arguments = parse_paths(__doc__, "data")
+    settings = load_params().data
 
-    dataset = sources.get(settings.name)
-    datasets.save(arguments.data, dataset)
+    dataset = get_dataset(settings.name)
+    save_dataset(arguments.data, dataset)
     height, width = dataset.shape
     print(
         f"{settings.name}: {len(dataset.train_images)} training and {len(dataset.test_images)} test images "
@@ -20,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(lifetime.run(main))
+    sys.exit(run_stage(main))

@@ -1,48 +1,57 @@
-"""Evaluate: the ELBO and log p(x) of every test image, in nats, with what speaks for each estimate."""
+"""Evaluate: the ELBO and log p(x) of every test image, in nats, with diagnostics of each estimate."""
 
 import sys
+from dataclasses import asdict
 
 import pandas as pd
 
-from pipeline import config, datasets, lifetime, ranks, runtime, scratch, tables, trained
-from pipeline.files import sha256, write_json
-from pipeline.likelihood import importance
-from pipeline.likelihood.evaluation import measure, summary
-from pipeline.observations import dequantised
-from pipeline.tracking.run import OFF, Run
+from pipeline.config import load_params
+from pipeline.data.dataset import load_dataset
+from pipeline.data.dequantise import dequantised
+from pipeline.evaluation.settings import estimator
+from pipeline.evaluation.test_images import measure, summarise
+from pipeline.model.checkpoint import load_model
+from pipeline.process.cli import parse_paths
+from pipeline.process.device import environment, set_up
+from pipeline.process.distributed import join
+from pipeline.process.launcher import launch
+from pipeline.process.lifecycle import run_stage
+from pipeline.process.recovery import open_work
+from pipeline.storage.files import sha256, write_json
+from pipeline.storage.tables import write_parquet
+from pipeline.tracking.run import Run
 
 
 def main() -> None:
-    arguments = runtime.paths(__doc__, "data", "model", "table", "metrics")
-    params = config.load()
-    device = runtime.start(params.runtime.device, params.evaluate.seed)
-    dataset = datasets.load(arguments.data)
-    model = trained.load(arguments.model, device)
-    settings = importance.sized(params.evaluate, model.vae)
-    if ranks.launch(params.runtime.processes, device):
+    arguments = parse_paths(__doc__, "data", "model", "table", "metrics")
+    params = load_params()
+    evaluate = params.evaluate
+    device = set_up(params.runtime.device, evaluate.seed)
+    dataset = load_dataset(arguments.data)
+    model = load_model(arguments.model, device)
+    if launch(params.runtime.processes, device):
         return
-    x = dequantised(dataset.test_images, dataset.levels, settings.seed)[: settings.images].to(device)
+    settings = estimator(evaluate, model.vae)
+    x = dequantised(dataset.test_images, dataset.levels, evaluate.seed)[: evaluate.images].to(device)
 
-    environment = runtime.environment(device)
-    determines = settings.model_dump(mode="json"), sha256(arguments.data), model.sha256, environment
+    where = environment(device)
+    determines = evaluate.model_dump(mode="json"), asdict(settings), sha256(arguments.data), model.sha256, where
     with (
-        ranks.joined(device) as group,
-        Run("evaluate", params.tracking if group.rank == 0 else OFF, model.data, model.sha256) as run,
-        scratch.opened("evaluate", params.recovery, *determines, group) as kept,
+        join(device) as group,
+        open_work("evaluate", params.recovery, *determines, group) as work,
+        Run("evaluate", params, arguments, active=group.rank == 0),
     ):
-        run.settings({"evaluate": settings.model_dump()})
-        columns = measure(model.vae, x, settings, kept, group)
+        columns = measure(model.vae, x, evaluate, settings, work, group)
         if group.rank == 0:
-            table = pd.DataFrame({"label": dataset.test_labels[: settings.images], **columns})
-            metrics = summary(table)
-            tables.write_parquet(arguments.table, table)
-            write_json(arguments.metrics, {"test": metrics, "environment": environment})
-            run.metrics({"test": metrics})
-            tell(metrics)
-        group.gather({})  # no process gives its part away before the whole is written
+            table = pd.DataFrame({"label": dataset.test_labels[: evaluate.images], **columns})
+            metrics = summarise(table)
+            write_parquet(arguments.table, table)
+            write_json(arguments.metrics, {"test": metrics, "environment": where})
+            report(metrics)
+        group.gather({})  # a barrier: no process discards its saved work before the outputs are written
 
 
-def tell(metrics: dict[str, int | float]) -> None:
+def report(metrics: dict[str, int | float]) -> None:
     if metrics["not_finite"]:
         print(f"warning: {metrics['not_finite']:.0f} images have no finite number, and are in no mean", file=sys.stderr)
     print(f"ELBO: {metrics['elbo']:.2f} ± {metrics['elbo_se']:.2f} nats per image")
@@ -50,4 +59,4 @@ def tell(metrics: dict[str, int | float]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(lifetime.run(main))
+    sys.exit(run_stage(main))

@@ -4,25 +4,34 @@ import sys
 
 import torch
 
-from pipeline import config, datasets, figures, lifetime, probes, runtime, tables, trained
-from pipeline.gallery import PICTURES, Scene, convergence, overview
+from pipeline.config import load_params
+from pipeline.data import probes
+from pipeline.data.dataset import load_dataset
+from pipeline.model.checkpoint import load_model
+from pipeline.process.cli import parse_paths
+from pipeline.process.device import set_up
+from pipeline.process.lifecycle import run_stage
+from pipeline.report import plotting
+from pipeline.report.pictures import PICTURES, convergence, overview
+from pipeline.report.scene import Scene
+from pipeline.storage.tables import read_csv, read_parquet
 
 
 @torch.inference_mode()
 def main() -> None:
     inputs = ("data", "model", "history", "table", "verified", "curves", "probes")
-    arguments = runtime.paths(__doc__, *inputs, "figures", "overview", "convergence")
-    params = config.load()
-    device = runtime.start(params.runtime.device, params.render.seed)
-    dataset = datasets.load(arguments.data)
-    vae, _, _ = trained.load(arguments.model, device)
-    history = tables.read_csv(arguments.history, "epoch", "train_elbo", "validation_elbo", "best")
-    table = tables.read_parquet(arguments.table, "label", "log_px", "khat", "ess", "samples", "trusted")
-    verified = tables.read_parquet(arguments.verified, "kind", "label", "log_px", "best_elbo", "elbo")
-    curves = tables.read_csv(arguments.curves, "method", "evaluations", "log_px", "low", "high")
-    measured = tables.read_parquet(arguments.probes, "kind", "label", "log_px")
+    arguments = parse_paths(__doc__, *inputs, "figures", "overview", "convergence")
+    params = load_params()
+    device = set_up(params.runtime.device, params.render.seed)
+    dataset = load_dataset(arguments.data)
+    vae, _, _ = load_model(arguments.model, device)
+    history = read_csv(arguments.history, "epoch", "train_elbo", "validation_elbo", "best")
+    table = read_parquet(arguments.table, "label", "log_px", "khat", "ess", "samples", "trusted")
+    verified = read_parquet(arguments.verified, "kind", "label", "log_px", "best_elbo", "elbo")
+    curves = read_csv(arguments.curves, "method", "evaluations", "log_px", "low", "high")
+    measured = read_parquet(arguments.probes, "kind", "label", "log_px")
 
-    # Mid-cell values (v + 1/2) / levels: the mean of the dequantised image, without its noise.
+    # (v + 1/2) / levels: the dequantised image without its noise.
     x = (dataset.test_images.flatten(1) + 0.5) / dataset.levels
     examples = probes.examples(dataset.test_images[:10], dataset.test_labels[:10], dataset.levels)
     scene = Scene(
@@ -31,12 +40,12 @@ def main() -> None:
     )  # fmt: skip
 
     for name, picture in PICTURES.items():
-        if figure := picture(scene):
-            figures.save(figure, arguments.figures / f"{name}.png")
-    # Beside the report's pictures, the two that are shown outside it.
-    figures.save(overview(scene), arguments.overview)
-    figures.save(convergence(scene), arguments.convergence)
+        if figure := picture.draw(scene):
+            plotting.save(figure, arguments.figures / f"{name}.png")
+    # These two are shown outside the report.
+    plotting.save(overview(scene), arguments.overview)
+    plotting.save(convergence(scene), arguments.convergence)
 
 
 if __name__ == "__main__":
-    sys.exit(lifetime.run(main))
+    sys.exit(run_stage(main))

@@ -1,4 +1,4 @@
-"""Report: one self-contained HTML file, and a short Markdown of the same."""
+"""Report: one HTML file that opens offline, and a short Markdown version of it."""
 
 import os
 import sys
@@ -7,36 +7,46 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import checkpoint, config, lifetime, probes, report, runtime, tables
-from pipeline.files import read_metrics, sha256, write_text
-from pipeline.likelihood.weights import MINIMUM_ESS
-from pipeline.observations import gaussian_ceiling
+from logpx.observations.gaussian import gaussian_ceiling
+from logpx.weights import MINIMUM_ESS
+from pipeline.code import code_digest
+from pipeline.config import load_params
+from pipeline.evaluation.auroc import summarise_probes
+from pipeline.model.checkpoint import load_checkpoint
+from pipeline.process.cli import parse_paths
+from pipeline.process.lifecycle import run_stage
+from pipeline.report.html import load_pictures, render, untrusted
+from pipeline.report.parameters import read_parameters
+from pipeline.storage.files import read_metrics, sha256, write_text
+from pipeline.storage.tables import finite, read_parquet
 from pipeline.tracking.run import Run
 
 
 def main() -> None:
     metrics = [f"{name}_metrics" for name in ("train", "test", "verify", "compare")]
-    arguments = runtime.paths(__doc__, "model", "table", "probes", *metrics, "figures", "overview", "html", "markdown")
-    params = config.load()
-    _, description = checkpoint.load(arguments.model)
+    arguments = parse_paths(__doc__, "model", "table", "probes", *metrics, "figures", "overview", "html", "markdown")
+    params = load_params()
+    _, description = load_checkpoint(arguments.model)
     model_sha256 = sha256(arguments.model)
     pixels = description.height * description.width
-    table = tables.read_parquet(arguments.table, "label", "trusted", "log_px")
-    measured = tables.read_parquet(arguments.probes, "kind", "log_px", "trusted")
-    log_px = tables.finite(table, "log_px")
+    table = read_parquet(arguments.table, "label", "trusted", "log_px")
+    measured = read_parquet(arguments.probes, "kind", "log_px", "trusted")
+    log_px = finite(table, "log_px")
     train, test = read_metrics(arguments.train_metrics), read_metrics(arguments.test_metrics)
+    sections = params.model_dump(exclude={"recovery", "tracking"})
     values = {
-        "params": params.model_dump(exclude={"recovery", "tracking"}),
+        "params": sections,
+        "parameters": read_parameters(sections),
         "data": {"name": description.dataset, "levels": description.levels, "pixels": pixels},
         "train": train,
         "test": test["test"],
         "verify": read_metrics(arguments.verify_metrics)["verify"],
         "compare": read_metrics(arguments.compare_metrics)["compare"],
-        "untrusted": report.untrusted(table),
+        "untrusted": untrusted(table),
         "median": float(np.median(log_px)),
-        "probes": probes.summary(measured, log_px),
+        "probes": summarise_probes(measured, log_px),
         "ceiling": gaussian_ceiling(pixels, description.model.sigma),
-        "pictures": report.pictures(arguments.figures),
+        "pictures": load_pictures(arguments.figures),
         "rule": {"minimum_ess": MINIMUM_ESS},
         "overview": Path(os.path.relpath(arguments.overview, arguments.markdown.parent)).as_posix(),
         "lineage": {
@@ -44,17 +54,15 @@ def main() -> None:
             "model": model_sha256,
             "trained_on": "; ".join(train["environment"]),
             "measured_on": "; ".join(test["environment"]),
-            "code": report.code_digest([Path("pipeline"), Path("stages")]),
+            "code": code_digest(),
             "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "dvc", "mlflow")),
         },
     }
-    write_text(arguments.html, report.render("report.html.jinja", values))
-    write_text(arguments.markdown, report.render("report.md.jinja", values))
-    with Run("report", params.tracking, (description.dataset, description.data_sha256), model_sha256) as run:
-        run.artifacts("figures", arguments.figures, arguments.overview)
-        run.artifacts("report", arguments.html, arguments.markdown)
+    with Run("report", params, arguments):
+        write_text(arguments.html, render("report.html.jinja", values))
+        write_text(arguments.markdown, render("report.md.jinja", values))
     print(f"report: {arguments.html}")
 
 
 if __name__ == "__main__":
-    sys.exit(lifetime.run(main))
+    sys.exit(run_stage(main))

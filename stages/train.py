@@ -7,41 +7,50 @@ from dataclasses import asdict
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline import checkpoint, config, datasets, lifetime, ranks, runtime, scratch, tables
-from pipeline.files import sha256, write_json
-from pipeline.tracking.run import OFF, TRAINING, Run
-from pipeline.training import Epoch, fit, memory
-from pipeline.vae import VAE
+from pipeline.config import load_params
+from pipeline.data.dataset import load_dataset
+from pipeline.model import checkpoint
+from pipeline.model.checkpoint import save_checkpoint
+from pipeline.model.vae import VAE
+from pipeline.process.cli import parse_paths
+from pipeline.process.device import environment, require_memory, set_up
+from pipeline.process.distributed import join
+from pipeline.process.launcher import launch
+from pipeline.process.lifecycle import run_stage
+from pipeline.process.recovery import open_work
+from pipeline.storage.files import sha256, write_json
+from pipeline.storage.tables import write_csv
+from pipeline.tracking.run import Run
+from pipeline.training.fit import fit
+from pipeline.training.memory import memory
+from pipeline.training.trainer import Epoch
 
 
 def main() -> None:
-    arguments = runtime.paths(__doc__, "data", "model", "history", "metrics")
-    params = config.load()
-    device = runtime.start(params.runtime.device, params.train.seed)
-    dataset = datasets.load(arguments.data)
-    if ranks.launch(params.runtime.processes, device):
+    arguments = parse_paths(__doc__, "data", "model", "history", "metrics")
+    params = load_params()
+    device = set_up(params.runtime.device, params.train.seed)
+    dataset = load_dataset(arguments.data)
+    if launch(params.runtime.processes, device):
         return
     data_sha256 = sha256(arguments.data)
 
-    runtime.require_memory(memory(params.model, dataset.pixels), device, "smaller model.encoder and model.decoder")
+    require_memory(memory(params.model, dataset.pixels), device, "smaller model.encoder and model.decoder")
     vae = VAE(params.model, dataset.pixels).to(device)
     images = dataset.train_images.flatten(1).to(device)
-    environment = runtime.environment(device)
+    machine = environment(device)
     sections = params.model_dump(mode="json", include={"model", "train"})
     with (
-        ranks.joined(device) as group,
-        Run("train", params.tracking if group.rank == 0 else OFF, (dataset.name, data_sha256)) as run,
-        scratch.opened("train", params.recovery, sections, data_sha256, environment)
-        if group.rank == 0
-        else nullcontext() as kept,
-        closing(fit(vae, images, dataset.levels, params.train, kept, group)) as epochs,
+        join(device) as group,
+        nullcontext() if group.rank else open_work("train", params.recovery, sections, data_sha256, machine) as work,
+        Run("train", params, arguments, active=group.rank == 0) as run,
+        closing(fit(vae, images, dataset.levels, params.train, work, group)) as epochs,
     ):
-        run.params(params.model_dump(include=set(TRAINING)))
         history: list[Epoch] = []
         for epoch in tqdm(epochs, total=params.train.epochs, unit="epoch", disable=group.rank > 0 or None):
             history.append(epoch)
             tqdm.write(report(epoch, params.train.epochs))
-            run.metrics({key: value for key, value in asdict(epoch).items() if key != "epoch"}, step=epoch.epoch)
+            run.log_epoch(asdict(epoch))
 
         if group.rank > 0:
             return
@@ -51,11 +60,9 @@ def main() -> None:
             model=params.model, height=height, width=width, levels=dataset.levels,
             dataset=dataset.name, data_sha256=data_sha256, epoch=best.epoch,
         )  # fmt: skip
-        checkpoint.save(arguments.model, vae.state_dict(), description)
-        tables.write_csv(arguments.history, pd.DataFrame(history))
-        write_json(arguments.metrics, {**metrics(best), "environment": environment})
-        run.model(arguments.model, sha256(arguments.model))
-        run.metrics(metrics(best))
+        save_checkpoint(arguments.model, vae.state_dict(), description)
+        write_csv(arguments.history, pd.DataFrame(history))
+        write_json(arguments.metrics, {**metrics(best), "environment": machine})
 
 
 def report(epoch: Epoch, epochs: int) -> str:
@@ -66,7 +73,7 @@ def report(epoch: Epoch, epochs: int) -> str:
 
 
 def metrics(best: Epoch) -> dict[str, object]:
-    """What `dvc exp show` lists of the training; the rest is in the history."""
+    """The metrics that `dvc exp show` lists; the history has the rest."""
     return {
         "epoch": best.epoch,
         "train": {"elbo": round(best.train_elbo, 4)},
@@ -75,4 +82,4 @@ def metrics(best: Epoch) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.exit(lifetime.run(main))
+    sys.exit(run_stage(main))

@@ -1,7 +1,8 @@
-"""`python -m studies NAME`: run a study's experiments that are not there yet, then write its page.
+"""`python -m studies NAME`: run the experiments that a study still needs, then write its page.
 
-Each value is a DVC experiment NAME-VALUE, run in a temporary copy; `dvc exp show` lists it, `dvc exp apply` brings it
-back. A study that was interrupted goes on where it was.
+Each value of the grid is a DVC experiment NAME-VALUE, run in a temporary copy of the repository. `dvc exp show` lists
+it, and `dvc exp apply` brings its files into the workspace. If a study is interrupted, run the same command again: it
+skips the experiments that have finished.
 """
 
 import argparse
@@ -11,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError, guarded
+from pipeline.errors import UserError
+from pipeline.process.exit import run_cli
 from studies import page
 from studies.grids import STUDIES, Study
 
@@ -20,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=list(STUDIES))
     parser.add_argument("--values", type=lambda text: tuple(map(float, text.split(","))), help="another grid: 0.1,0.2")
-    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="as dvc exp run's")
+    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="as in dvc exp run")
     arguments = parser.parse_args()
     study = STUDIES[arguments.name]
     values = arguments.values or study.values
@@ -31,13 +33,20 @@ def main() -> None:
     page.write(arguments.name, study, dict(zip(values, outcomes, strict=True)), Path("reports/studies"))
 
 
-def run(name: str, study: Study, value: float, settings: list[str]) -> dict[str, Any] | str:
-    """What `dvc exp show` has of an experiment, run first where it has nothing; or why it failed, which is a result."""
+def run(name: str, study: Study, value: float, settings: list[str]) -> page.Outcome:
+    """The outcome of one experiment, which is run first unless it exists with the same settings.
+
+    Returns:
+        What `dvc exp show` has of the experiment; or the reason why its training failed, which is a result too.
+
+    Raises:
+        UserError: if it fails for any other reason.
+    """
     experiment = f"{name}-{value:g}"
     wanted = [*study.settings, *settings, f"{study.parameter}={value:g}"]
     found = experiments().get(experiment)
-    if found and all(agrees(found, setting) for setting in wanted):
-        print(f"{experiment}: there already")
+    if found and all(has_setting(found, setting) for setting in wanted):
+        print(f"{experiment}: exists")
         return found
     print(f"{experiment}: running", flush=True)
     options = [word for setting in wanted for word in ("-S", setting)]
@@ -47,14 +56,18 @@ def run(name: str, study: Study, value: float, settings: list[str]) -> dict[str,
         return experiments()[experiment]
     lines = [line for line in result.stdout.splitlines() if line.strip()]
     reason = next((line for line in lines if line.startswith("error: ")), lines[-1])
-    if "epoch" not in reason:  # nothing that the value has to do with
+    if "epoch" not in reason:  # only an error of training names an epoch: any other has nothing to do with the value
         raise UserError(f"{experiment} failed: {reason}\nits output:\n" + "\n".join(lines[-20:]))
     print(f"{experiment}: {reason}")
     return reason.removeprefix("error: ")
 
 
 def experiments() -> dict[str, dict[str, Any]]:
-    """Parameters, metrics and revision of the experiments on the current commit, by name."""
+    """Parameters, metrics and revision of the experiments on the current commit, by name.
+
+    Raises:
+        UserError: if DVC cannot list them.
+    """
     shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, check=False)
     if shown.returncode:
         raise UserError(f"dvc exp show failed: {shown.stderr.strip()}")
@@ -67,13 +80,13 @@ def experiments() -> dict[str, dict[str, Any]]:
     return found
 
 
-def agrees(experiment: dict[str, Any], setting: str) -> bool:
-    """Whether it was run with this KEY=VALUE."""
+def has_setting(experiment: dict[str, Any], setting: str) -> bool:
+    """Whether the experiment was run with this KEY=VALUE."""
     key, _, value = setting.partition("=")
     section, _, name = key.partition(".")
-    has = experiment["params"]["params.yaml"]["data"].get(section, {}).get(name)
-    return str(has).replace(" ", "") == value.replace(" ", "")
+    used = experiment["params"]["params.yaml"]["data"].get(section, {}).get(name)
+    return str(used).replace(" ", "") == value.replace(" ", "")
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_cli(main))

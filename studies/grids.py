@@ -1,41 +1,50 @@
-"""The studies: each a grid of DVC experiments over one parameter, and how its page shows what came out.
+"""The studies. Each is a grid of DVC experiments over one parameter, with the panels and the text of its page.
 
-To add one: an entry in `STUDIES`.
+To add a study, add an entry to `STUDIES`.
 """
 
 from dataclasses import dataclass
 
+from tools import presets
+
 
 @dataclass(frozen=True)
 class Study:
-    """One parameter's values, everything else as in params.yaml but for `settings`."""
+    """Experiments that differ in one parameter.
+
+    Attributes:
+        story: what to look for on the page. The page itself adds the numbers.
+        parameter: the key in params.yaml.
+        axis: its name and unit, for the figures.
+        values: of the parameter, one per experiment.
+        panels: names of four panels in `panels.PANELS`.
+        settings: other changes to params.yaml, the same for all experiments, as KEY=VALUE.
+    """
 
     title: str
-    story: str  # what to look for; the numbers are the page's
+    story: str
     parameter: str
     axis: str
     values: tuple[float, ...]
-    panels: tuple[str, ...]  # names in `page.PANELS`
+    panels: tuple[str, str, str, str]
     settings: tuple[str, ...] = ()
 
 
-# A study asks for differences of many nats between experiments: a thousand test images tell them apart.
-FEWER = (
-    "evaluate.images=1000", "evaluate.comparison=100", "verify.images=10", "verify.curve_images=2",
-    "verify.curve_temperatures=[10,30]", "compare.images=20",
-)  # fmt: skip
+# A study asks for differences of many nats between experiments: a thousand test images are enough.
+FEWER = presets.assignments("study")
 
 STUDIES = {
     "sigma": Study(
         title="The decoder's noise σ, towards zero",
         story=(
-            "σ says how exactly an image must be reproduced. No image can score above the ceiling −D/2 · ln 2πσ², "
-            "which rises without limit as p(x | z) tends to a Dirac delta; but the residual x − f(z) stops falling "
-            "at what the latent variable can carry. Log p(x) is best where σ is about as large as that residual. "
-            "Below, a missed pixel costs more than the ceiling gains, and log p(x) falls without bound: the encoder "
-            "spends ever more nats on exactness (KL), its encodings leave the prior, and samples turn ghostly, while"
-            " reconstructions look no better. Above, detail may be ignored: the KL falls, and samples are clean. "
-            "Training works all the way down, and each log p(x) can be believed, however bad the model."
+            "σ says how exactly the decoder must reproduce an image. No log-density can be above the ceiling, "
+            "−D/2 · ln 2πσ². As σ tends to 0, p(x | z) tends to a Dirac delta and the ceiling rises without limit. The "
+            "residual x − f(z) does not tend to 0: it stops falling at what the latent variable can carry. Log p(x) is "
+            "largest if σ is about as large as the residual. With a smaller σ a missed pixel costs more than the "
+            "ceiling gains, and log p(x) falls without bound. The encoder spends more and more nats on exactness (KL). "
+            "Its encodings leave the region where the prior has its mass, and samples turn into ghosts of digits. "
+            "Reconstructions look no better. With a larger σ the model may ignore details: the KL falls, and samples "
+            "are clean. Training succeeds for every σ here, and log p(x) can be trusted even if the model is bad."
         ),
         parameter="model.sigma",
         axis="σ, in pixel units",
@@ -46,11 +55,11 @@ STUDIES = {
     "latent": Study(
         title="The number of latent dimensions",
         story=(
-            "More dimensions carry more of an image: the residual falls towards σ, the encoder spends more nats "
-            "(KL), and log p(x) rises, steeply at first and then less. Samples of the prior do not follow: with few "
-            "dimensions they are blurred digits, with many they come apart, for the encodings fill less and less of "
-            "the prior. And a better model may be harder to measure: with 32 dimensions the posteriors are so bent "
-            "that more estimates cannot be trusted with these numbers of samples."
+            "More dimensions carry more of an image. The residual falls towards σ, the encoder spends more nats (KL), "
+            "and log p(x) rises, steeply at first and then less. Samples of the prior do not improve in the same way. "
+            "With few dimensions they are blurred digits. With many they fall apart, because the encodings fill less "
+            "and less of the prior. A better model can also be harder to measure: with 32 dimensions the posteriors "
+            "are so curved that fewer estimates can be trusted with these numbers of samples."
         ),
         parameter="model.latent",
         axis="latent dimensions",
@@ -61,14 +70,14 @@ STUDIES = {
     "samples": Study(
         title="The number of importance samples",
         story=(
-            "The same model, measured with more and more samples from the proposal fitted to each image, all images "
-            "with the same number. The estimate is a lower bound in expectation and rises to log p(x); where it no "
-            "longer moves by more than its error, and nearly all images are trusted, more samples buy nothing."
+            "One model, measured with more and more samples from the proposal fitted to each image. All images have "
+            "the same number of samples. The estimate is a lower bound, in expectation, and rises to log p(x). Once it "
+            "changes by less than its error, and nearly all images are trusted, more samples do not help."
         ),
         parameter="evaluate.samples",
         axis="importance samples per image, K",
         values=(32, 128, 512, 2048),
-        panels=("log_px_alone", "error", "ess", "trusted"),
-        settings=(*FEWER, "evaluate.budget=32"),  # below K there is no second level
+        panels=("log_px_difference", "error", "ess", "trusted"),
+        settings=(*FEWER, "evaluate.budget=32"),  # not above K, so that every image has K samples
     ),
 }

@@ -1,137 +1,31 @@
-"""What the tests share: a linear-Gaussian model with closed forms, and a tiny data set."""
+"""Fixtures: a linear-Gaussian model with closed forms, a tiny data set, and the smallest run of the pipeline."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several workers share the cores: more threads would wait for each other. PyTorch reads this when it is imported.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-from torch.distributions import MultivariateNormal
+from torch import Tensor
 
-from benchmarks import queue
-from pipeline.config import Model, Params, load
-from pipeline.datasets import Dataset
-from pipeline.observations import GaussianObservation
-from pipeline.vae import VAE
-
-ROOT = Path(__file__).parents[1]
-
-# The whole pipeline in seconds.
-SMALL = {
-    "data": {"name": "digits"},
-    "model": {"latent": 3, "encoder": [16], "decoder": [16]},
-    "train": {"epochs": 2},
-    "evaluate": {"samples": 32, "budget": 128, "prior_samples": 20, "comparison": 20},
-    "verify": {
-        "images": 4,
-        "chains": 4,
-        "temperatures": 4,
-        "curve_images": 3,
-        "curve_samples": 16,
-        "curve_temperatures": [3, 5],
-        "gap_steps": 3,
-        "gap_samples": 2,
-    },
-    "compare": {"images": 20, "samples": 32},
-    "runtime": {"device": "cpu"},
-}
-
-
-@pytest.fixture(scope="session")
-def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The working tree, committed with a small experiment that has run: made once."""
-    from ruamel.yaml import YAML
-
-    folder = tmp_path_factory.mktemp("repository")
-    queue.clone(folder)
-    yaml = YAML()
-    content = yaml.load(folder / "params.yaml")
-    for section, values in SMALL.items():
-        content[section].update(values)
-    yaml.dump(content, folder / "params.yaml")
-    queue.sh(folder, "dvc", "repro")
-    queue.sh(folder, "git", "add", ".")
-    queue.sh(folder, "git", "commit", "-q", "-m", "small experiment")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def clone(_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of that repository for one module, with no MLflow store yet."""
-    folder = tmp_path_factory.mktemp("clone") / "project"
-    shutil.copytree(_repository, folder, symlinks=True, ignore=shutil.ignore_patterns("mlruns"))
-    return folder
+from pipeline.config import Params, load_params
+from pipeline.data.dataset import Dataset
+from tests.support import ROOT, STAGES, Linear, Run, isolated, run_stage, write_params
+from tools import presets
+from tools.clones import clone as clone_into
+from tools.clones import configure, sh
 
 
 @pytest.fixture(autouse=True)
-def _isolated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the caller's mirror, tracking server or DVC repository, nor leaves a global seed behind."""
-    for name in [n for n in os.environ if n.startswith(("DVC_", "MLFLOW_")) or n == "DATA_MIRROR"]:
-        monkeypatch.delenv(name)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-
-
-class Identity(GaussianObservation):
-    """f(z) = the network's output itself: with one linear layer the decoder is linear."""
-
-    def __init__(self, sigma: float) -> None:
-        super().__init__(sigma)
-        self.link = nn.Identity()
-
-
-@dataclass(frozen=True)
-class Linear:
-    """x = W z + b + σ ε: marginal N(b, WWᵀ + σ²I), posterior precision M = I + WᵀW/σ²; float64.
-
-    Tipping & Bishop 1999, equations 3 to 8.
-    """
-
-    w: Float[Tensor, "pixels latent"]
-    b: Float[Tensor, " pixels"]
-    sigma: float
-
-    @property
-    def precision(self) -> Float[Tensor, "latent latent"]:
-        return torch.eye(self.w.shape[1], dtype=self.w.dtype) + self.w.T @ self.w / self.sigma**2
-
-    def posterior_mean(self, x: Float[Tensor, "batch pixels"]) -> Float[Tensor, "batch latent"]:
-        return (x - self.b) @ self.w / self.sigma**2 @ self.precision.inverse()
-
-    def log_px(self, x: Float[Tensor, "batch pixels"]) -> Float[Tensor, " batch"]:
-        noise = self.sigma**2 * torch.eye(len(self.b), dtype=self.w.dtype)
-        return MultivariateNormal(self.b, self.w @ self.w.T + noise).log_prob(x)
-
-    def vae(self, scale: float = 1.0, shift: float = 0.0) -> VAE:
-        """The model with a mean-field encoder at the posterior, its s times `scale` and its μ moved by `shift`.
-
-        With orthogonal columns of W, scale 1 and shift 0 it is the exact posterior.
-        """
-        pixels, latent = self.w.shape
-        settings = Model(latent=latent, encoder=(), decoder=(), activation="relu", sigma=self.sigma)
-        vae = VAE(settings, pixels).double()
-        vae.decoder.observation = Identity(self.sigma)
-        decoder, encoder = vae.decoder.network[0], vae.encoder.network[0]
-        assert isinstance(decoder, nn.Linear)
-        assert isinstance(encoder, nn.Linear)
-        gain = self.precision.inverse() @ self.w.T / self.sigma**2
-        with torch.no_grad():
-            decoder.weight.copy_(self.w)
-            decoder.bias.copy_(self.b)
-            encoder.weight[:latent] = gain
-            encoder.bias[:latent] = -gain @ self.b + shift
-            encoder.weight[latent:] = 0
-            encoder.bias[latent:] = -0.5 * self.precision.diagonal().log() + torch.tensor(scale).double().log()
-        return vae.eval()
-
-    def sample(self, count: int, generator: torch.Generator) -> Float[Tensor, "count pixels"]:
-        z = torch.randn(count, self.w.shape[1], generator=generator, dtype=self.w.dtype)
-        noise = torch.randn(count, len(self.b), generator=generator, dtype=self.w.dtype)
-        return z @ self.w.T + self.b + self.sigma * noise
+def _isolated() -> Iterator[None]:
+    with isolated():
+        yield
 
 
 @pytest.fixture
@@ -150,7 +44,7 @@ def linear(generator: torch.Generator) -> Linear:
 @pytest.fixture
 def params() -> Params:
     """The repository's own parameters."""
-    return load(ROOT / "params.yaml")
+    return load_params(ROOT / "params.yaml")
 
 
 @pytest.fixture
@@ -168,33 +62,56 @@ def tiny() -> Dataset:
 
 
 @pytest.fixture
-def small_params(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Write a params.yaml of the smallest size into an empty current folder; `section__key=value` changes it."""
+def run() -> Run:
+    """Run a stage as dvc.yaml does, but in this process; returns its exit code."""
+    return run_stage
+
+
+@pytest.fixture
+def small_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Write the params.yaml of the preset `tiny` into an empty current folder; `section__key=value` changes it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return lambda **changes: write_params(tmp_path / "params.yaml", **changes)
 
-    def write(**changes: object) -> Path:
-        from ruamel.yaml import YAML
 
-        content = params.model_dump(mode="json")
-        content["data"]["name"] = "digits"
-        content["model"] |= {"latent": 3, "encoder": [16], "decoder": [16]}
-        content["train"] |= {"epochs": 2, "batch_size": 32}
-        content["evaluate"] |= {"samples": 32, "budget": 128, "prior_samples": 50, "comparison": 20, "chunk": 256}
-        content["verify"] |= {
-            "images": 4, "chains": 4, "temperatures": 4, "leapfrog": 2, "curve_images": 3, "curve_samples": 16,
-            "curve_temperatures": [3, 5], "gap_steps": 3, "gap_samples": 2,
-        }  # fmt: skip
-        content["compare"] |= {"images": 20, "samples": 32}
-        content["render"] |= {"columns": 4, "steps": 5}
-        content["runtime"]["device"] = "cpu"
-        content["tracking"]["mode"] = "off"  # test_tracking.py and test_server.py have that
-        for name, value in changes.items():
-            section, key = name.split("__")
-            content[section][key] = value
-        path = tmp_path / "params.yaml"
-        with path.open("w", encoding="utf-8") as file:
-            YAML().dump(content, file)
-        return path
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with params.yaml and all outputs of the smallest run, made once: copy it before you change it."""
+    folder = tmp_path_factory.mktemp("results")
+    with isolated() as patch:
+        patch.chdir(folder)
+        patch.setenv("DVC_ROOT", str(folder))
+        write_params(folder / "params.yaml")
+        for stage in STAGES:
+            assert run_stage(stage) == 0
+    return folder
 
-    return write
+
+@pytest.fixture
+def workspace(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `results`, which is the current folder."""
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working tree with the preset `tiny`, run by DVC and committed: made once."""
+    folder = tmp_path_factory.mktemp("repository")
+    clone_into(folder)
+    configure(folder, presets.load("tiny"))
+    sh(folder, "dvc", "repro")
+    sh(folder, "git", "add", ".")
+    sh(folder, "git", "commit", "-q", "-m", "tiny experiment")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clone(_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of that repository for one module, without an MLflow store."""
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    shutil.copytree(_repository, folder, symlinks=True, ignore=shutil.ignore_patterns("mlruns"))
+    return folder

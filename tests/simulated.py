@@ -1,8 +1,12 @@
-"""A GPU's rules without a GPU: tensors of a device of their own, which the host must not touch in passing.
+"""The rules of a GPU without a GPU: a device whose tensors the host must not touch within a step.
 
-Its tensors hold their numbers on the CPU, and every operation is done there; so results are those of the CPU, to the
-bit. What a GPU would refuse is refused: an operation on tensors of both sides. What a GPU would wait for is counted:
-a number, or a tensor, that comes back to the host; and what cannot be captured as a graph, one that is sent there.
+Its tensors hold their numbers on the CPU, and each operation runs there, so results are those of the CPU to the bit.
+An operation on tensors of both sides is an error, as on a GPU. Transfers between the two sides are recorded: a number
+or tensor that comes to the host makes the host wait for a GPU, and one that goes to the device cannot be captured in a
+CUDA graph.
+
+This uses private parts of PyTorch. It can go as soon as the tests run on a GPU, where
+`torch.cuda.set_sync_debug_mode("error")` finds the same mistakes.
 """
 
 from typing import Any
@@ -26,15 +30,15 @@ _autocast = torch.library.Library("_", "IMPL")
 _autocast.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 DEVICE = torch.device(NAME, 0)
 
-# Copies between the two sides; and tables of indices may come from the host.
-CROSSING = ("aten::_to_copy", "aten::copy_", "aten::to.")
+# These operations may have tensors of both sides: copies, and indexing, whose indices may be on the host.
+COPYING = ("aten::_to_copy", "aten::copy_", "aten::to.")
 INDEXING = ("aten::index.", "aten::index_put", "aten::_index_put")
-# Where the size or the value of what comes out depends on numbers.
+# The host waits for operations whose result has a value or a shape that depends on the data.
 WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 class Remote(Tensor):
-    """A tensor of the device."""
+    """A tensor of the device; `held` has its numbers."""
 
     held: Tensor
 
@@ -58,14 +62,14 @@ class Remote(Tensor):
 
 
 class Simulated(TorchDispatchMode):
-    """Within it the device exists; `crossings` are the operations by which something came to the host or from it."""
+    """The device exists inside this context. `crossings` names the operations that moved data between the sides."""
 
     def __init__(self) -> None:
         super().__init__()
         self.crossings: list[str] = []
 
     def __enter__(self) -> "Simulated":
-        torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device) is then a copy, as on a GPU
+        torch._C._set_only_lift_cpu_tensors(True)  # then torch.tensor(..., device) is a copy, as on a GPU
         return super().__enter__()
 
     def __exit__(self, *failure: Any) -> None:
@@ -77,29 +81,30 @@ class Simulated(TorchDispatchMode):
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any], crossings: list[str]) -> Any:
-    name, crossing = func.name(), func.name().startswith(CROSSING)
+    """Run an operation on the numbers that its tensors hold; add it to `crossings` if it moves data."""
+    name, copying = func.name(), func.name().startswith(COPYING)
     leaves, tree = tree_flatten((args, kwargs))
-    there = [leaf for leaf in leaves if isinstance(leaf, Remote)]
-    here = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, Remote)]
+    remote = [leaf for leaf in leaves if isinstance(leaf, Remote)]
+    local = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, Remote)]
     devices = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
-    remote = devices[0].type == NAME if devices else bool(there)
+    result_is_remote = devices[0].type == NAME if devices else bool(remote)
     if name == "aten::_has_compatible_shallow_copy_type":
-        return not (there and here)
-    if there and any(tensor.dim() for tensor in here) and not crossing and not name.startswith(INDEXING):
+        return not (remote and local)
+    if remote and any(tensor.dim() for tensor in local) and not copying and not name.startswith(INDEXING):
         raise RuntimeError(f"{name}: expected all tensors to be on the same device")
-    waits = _by_truth(leaves) if name.startswith(INDEXING) else WAITS & set(func.tags)
-    if waits or (there and (here or not remote)) or (here and remote):
+    waits = _has_mask(leaves) if name.startswith(INDEXING) else WAITS & set(func.tags)
+    if waits or (remote and (local or not result_is_remote)) or (local and result_is_remote):
         crossings.append(name)
     held_args, held_kwargs = tree_unflatten([_held(leaf) for leaf in leaves], tree)
     result = func(*held_args, **held_kwargs)
-    owners = {id(leaf.held): leaf for leaf in there}
-    if not remote:
+    owners = {id(leaf.held): leaf for leaf in remote}  # an operation in place returns its argument
+    if not result_is_remote:
         return result.clone() if id(result) in owners else result
     return tree_map(lambda leaf: owners[id(leaf)] if id(leaf) in owners else _wrapped(leaf), result)
 
 
-def _by_truth(leaves: list[Any]) -> bool:
-    """Whether an index is a table of truth values, which are counted first."""
+def _has_mask(leaves: list[Any]) -> bool:
+    """Whether an index is a boolean mask: its true values must be counted first."""
     return any(isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in leaves[1:])
 
 
@@ -112,5 +117,5 @@ def _held(leaf: Any) -> Any:
 def _wrapped(leaf: Any) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
-    with torch.inference_mode(mode=False):  # a view of a wrapper could not be made within
+    with torch.inference_mode(mode=False):  # in inference mode a view of a wrapper is an error
         return Remote(leaf)

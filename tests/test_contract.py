@@ -1,129 +1,239 @@
-"""What dvc.yaml declares is what the stages use: imports, parameters; and imports point one way."""
+"""The contract: imports go from higher layers to lower ones, and dvc.yaml declares exactly what each stage uses."""
 
 import ast
-import shlex
 import subprocess
 import sys
+import tomllib
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
-from closure import ROOT, closure, imports
-from ruamel.yaml import YAML
 
+from pipeline.code import CODE_ROOTS, ROOT, code_files
 from pipeline.config import Params, Runtime
+from tests.imports import FOLDERS, closure, imports
+from tests.support import STAGES, command
 
-PIPELINE: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-STAGES: dict[str, Any] = PIPELINE["stages"]
-# Where a run is logged and how often work is saved changes no output: no stage runs again for it.
-FIELDS = set(Params.model_fields) - {"recovery", "tracking"}
+# From the lowest to the highest. A file may import from its own entry and from lower layers, but not from another entry
+# of its layer.
+LAYERS: list[set[str]] = [
+    {"logpx/observations"},
+    {"logpx"},
+    {"pipeline/errors.py", "pipeline/code.py"},
+    {"pipeline/config.py", "pipeline/storage"},
+    {"pipeline/model", "pipeline/data", "pipeline/process"},
+    {"pipeline/training", "pipeline/tracking"},
+    {"pipeline/evaluation"},
+    {"pipeline/report"},
+    {"stages", "studies"},
+]
+# A marker without code, in no layer.
+PACKAGE = Path("pipeline/__init__.py")
+# These sections of the parameters change no output, so no stage depends on them.
+NOT_DECLARED = {"recovery", "tracking"}
+DECLARED = set(Params.model_fields) - NOT_DECLARED
+
+ALL_CODE = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+CODE = [path for path in ALL_CODE if path != PACKAGE]
 
 
-def command(stage: str) -> list[str]:
-    return shlex.split(STAGES[stage]["cmd"])
+def place(path: Path) -> tuple[int, str]:
+    """Layer and entry of a file: the longest entry that contains it."""
+    entries = [
+        (len(entry), level, entry)
+        for level, layer in enumerate(LAYERS)
+        for entry in layer
+        if path.is_relative_to(entry)
+    ]
+    assert entries, f"{path} is in no layer: add it to LAYERS"
+    _, level, entry = max(entries)
+    return level, entry
+
+
+def wrong_imports(path: Path, source: str | None = None) -> list[str]:
+    """Imports of a file from a higher layer, or from another entry of its own layer."""
+    level, entry = place(path)
+    places = {used: place(used) for used in imports(path, source) - {PACKAGE}}
+    return [
+        f"{path} imports {used}"
+        for used, (used_level, used_entry) in places.items()
+        if used_level > level or (used_level == level and used_entry != entry)
+    ]
+
+
+@pytest.mark.parametrize("path", CODE, ids=str)
+def test_imports_go_to_lower_layers(path: Path) -> None:
+    assert wrong_imports(path) == []
+
+
+def test_every_layer_has_files() -> None:
+    """A misspelt or abandoned entry of LAYERS would check nothing."""
+    assert {place(path)[1] for path in CODE} == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        # One import from a higher layer for each layer.
+        ("logpx/observations/new.py", "from logpx.weights import Weights"),
+        ("logpx/new.py", "def f():\n    import pipeline.errors"),
+        ("pipeline/errors.py", "from pipeline.storage.files import sha256"),
+        ("pipeline/config.py", "from pipeline import model"),
+        ("pipeline/model/new.py", "from pipeline.training import fit"),
+        ("pipeline/training/new.py", "import pipeline.evaluation.auroc as auroc"),
+        ("pipeline/evaluation/new.py", "from ..report.plotting import Figure"),
+        ("pipeline/report/new.py", "from stages import report"),
+        # One from another entry of its layer, for each layer with several.
+        ("pipeline/code.py", "from pipeline.errors import UserError"),
+        ("pipeline/storage/new.py", "from pipeline.config import Params"),
+        ("pipeline/data/new.py", "from pipeline.model.vae import VAE"),
+        ("pipeline/training/new.py", "from pipeline.tracking.run import Run"),
+        ("studies/new.py", "from stages.train import main"),
+    ],
+)
+def test_a_wrong_import_is_found(path: str, source: str) -> None:
+    assert len(wrong_imports(Path(path), source)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("logpx/new.py", "from logpx.observations.gaussian import Gaussian\nfrom .weights import Weights"),
+        ("pipeline/model/new.py", "from pipeline.errors import UserError\nfrom .vae import VAE\nimport numpy"),
+        ("stages/new.py", "from pipeline.tracking.run import Run\nimport logpx.importance"),
+    ],
+)
+def test_imports_from_lower_layers_and_its_own_entry_are_right(path: str, source: str) -> None:
+    assert wrong_imports(Path(path), source) == []
+
+
+@pytest.mark.parametrize("path", [p for p in CODE if p.parts[0] == "pipeline" and "tracking" not in p.parts], ids=str)
+def test_in_the_pipeline_only_tracking_itself_imports_tracking(path: Path) -> None:
+    """No stage depends on tracking, so nothing that determines an output may use it. Stages import it themselves."""
+    assert not [used for used in imports(path) if used.is_relative_to("pipeline/tracking")]
+
+
+@pytest.mark.parametrize("path", [path for path in ALL_CODE if path.name == "__init__.py"], ids=str)
+def test_a_package_imports_nothing_when_it_is_imported(path: Path) -> None:
+    """So a stage depends only on the modules that it names, and `logpx.observations` does not load the estimator."""
+    body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+    assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
+
+
+def test_every_folder_of_code_is_a_package() -> None:
+    assert {path.parent for path in ALL_CODE} == {path.parent for path in ALL_CODE if path.name == "__init__.py"}
+
+
+def test_type_checks_and_shape_checks_cover_all_code_roots() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert set(CODE_ROOTS) <= set(settings["pyright"]["include"])
+    options = settings["pytest"]["ini_options"]["addopts"]
+    packages = options.partition("--jaxtyping-packages=")[2].split()[0].split(",")
+    assert packages == [*CODE_ROOTS, "beartype.beartype"]
+
+
+def code_dependencies(stage: str) -> set[Path]:
+    """Files and folders of code in the stage's `deps`."""
+    return {Path(dep) for dep in STAGES[stage]["deps"] if Path(dep).parts[0] in CODE_ROOTS}
+
+
+def covers(dependencies: set[Path], path: Path) -> bool:
+    return not dependencies.isdisjoint({path, *path.parents})
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_declared_code_is_the_import_closure(stage: str) -> None:
-    """Else DVC would not see an edit, or would run a stage for one that cannot matter."""
-    declared = {Path(dep) for dep in STAGES[stage]["deps"]}
-    used = closure(Path(f"stages/{stage}.py"))
-    in_folders = {path for path in used if declared & set(path.parents)}
-    assert {path for path in declared if path.suffix == ".py"} == used - in_folders
+def test_declared_code_is_what_the_stage_imports(stage: str) -> None:
+    """A missing dependency hides an edit from DVC; one too many runs the stage again for nothing."""
+    declared = code_dependencies(stage)
+    used = {path for path in closure(Path(f"stages/{stage}.py")) if path.name != "__init__.py"}
+    assert [path for path in used if not covers(declared, path)] == []
+    if stage != "report":  # it depends on all code, whose digest it shows
+        assert [dep for dep in declared if not any(path.is_relative_to(dep) for path in used)] == []
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_templates_are_declared_where_they_are_used(stage: str) -> None:
-    if Path("pipeline/report.py") in closure(Path(f"stages/{stage}.py")):
-        assert "pipeline" in STAGES[stage]["deps"]
+def test_the_report_depends_on_all_code_in_its_digest() -> None:
+    declared = code_dependencies("report")
+    assert [path for path in code_files() if not covers(declared, path)] == []
+
+
+@pytest.mark.parametrize(
+    ("edited", "stages"),
+    [
+        ("pipeline/tracking/run.py", set()),
+        ("pipeline/report/plotting.py", {"render", "report"}),
+        ("pipeline/report/templates/report.html.jinja", {"render", "report"}),
+        ("pipeline/training/fit.py", {"train", "report"}),
+        ("logpx/importance.py", {"evaluate", "verify", "compare", "render", "report"}),
+        ("logpx/observations/gaussian.py", {"train", "evaluate", "verify", "compare", "render", "report"}),
+        ("pipeline/model/vae.py", {"train", "evaluate", "verify", "compare", "render", "report"}),
+        ("stages/train.py", {"train", "report"}),
+    ],
+)
+def test_an_edit_runs_only_the_stages_that_it_can_matter_to(edited: str, stages: set[str]) -> None:
+    """Stages whose inputs then change run too."""
+    assert (ROOT / edited).is_file()
+    assert {stage for stage in STAGES if covers(code_dependencies(stage), Path(edited))} == stages
 
 
 def sections_used(stage: str) -> set[str]:
-    """Sections of `params` that the stage's script reads, of `runtime` the keys; all where it dumps the whole."""
+    """Sections of the parameters that the stage's script reads; for a part of `runtime`, its keys."""
     used: set[str] = set()
     for node in ast.walk(ast.parse((ROOT / f"stages/{stage}.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("params", "config.load()"):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("params", "load_params()"):
             used.add(node.attr)
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "params.runtime":
             used.add(f"runtime.{node.attr}")
-    if "model_dump" in used and stage == "report":
-        return FIELDS
+    if stage == "report" and "model_dump" in used:  # it lists all of them
+        return DECLARED
     keys = {name for name in used if name.startswith("runtime.")}
-    every = {f"runtime.{key}" for key in Runtime.model_fields}
-    return (used & FIELDS) - {"runtime"} | ({"runtime"} if keys == every else keys)
+    all_keys = {f"runtime.{key}" for key in Runtime.model_fields}
+    return (used & DECLARED) - {"runtime"} | ({"runtime"} if keys == all_keys else keys)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_declared_parameters_are_those_used(stage: str) -> None:
+def test_declared_parameters_are_those_that_the_stage_reads(stage: str) -> None:
     assert set(STAGES[stage]["params"]) == sections_used(stage)
 
 
-def test_every_section_is_declared_by_some_stage() -> None:
-    assert {name.partition(".")[0] for stage in STAGES.values() for name in stage["params"]} == FIELDS
+def test_every_section_of_the_parameters_is_declared_by_some_stage() -> None:
+    assert {name.partition(".")[0] for stage in STAGES.values() for name in stage["params"]} == DECLARED
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_path_of_a_command_is_declared(stage: str) -> None:
-    """A file that a stage reads or writes without saying so would be lost or stale."""
+def test_every_path_in_a_command_is_declared(stage: str) -> None:
+    """DVC would not track or restore an undeclared file."""
     entries = [entry for kind in ("deps", "outs", "metrics", "plots") for entry in STAGES[stage].get(kind, [])]
     declared = {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
     assert {word for word in command(stage)[3:] if not word.startswith("--")} <= declared
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stages_run_as_modules_and_say_what_they_do(stage: str) -> None:
+def test_stages_run_as_modules_and_have_a_description(stage: str) -> None:
     assert command(stage)[:3] == ["python", "-m", f"stages.{stage}"]
     assert STAGES[stage]["desc"]
 
 
-def test_imports_point_one_way() -> None:
-    order = ["errors", "files", "config", "observations", "vae", "bounds", "step", "training", "likelihood"]
-    rank = {name: place for place, name in enumerate(order)}
-    leaves = {
-        "scratch",
-        "lifetime",
-        "graphs",
-        "ranks",
-        "datasets",
-        "checkpoint",
-        "runtime",
-        "figures",
-        "tracking",
-        "report",
-        "probes",
-        "tables",
-    }
-    for path in (ROOT / "pipeline").rglob("*.py"):
-        here = path.relative_to(ROOT)
-        used = {p.parts[1].removesuffix(".py") for p in imports(here) if p != here}
-        assert all(p.parts[0] == "pipeline" for p in imports(here)), f"{here} imports stages"
-        name = here.parts[1].removesuffix(".py")
-        if name == "tracking":  # a leaf that packs trained models
-            used -= {"tracking", "trained", "checkpoint", "tables"}
-        if name in leaves:
-            assert used <= {"errors", "files", "config", "tensors"}, here
-        if name in rank:
-            assert all(rank[u] <= rank[name] for u in used - leaves - {"tensors"}), here
-    for path in (ROOT / "stages").glob("*.py"):
-        assert all(p.parts[0] == "pipeline" for p in imports(path.relative_to(ROOT)))
-
-
 @pytest.mark.parametrize(
-    ("package", "home"), [("mlflow", {"sink"}), ("matplotlib", {"figures"}), ("ruamel", {"config"})]
+    ("package", "home"),
+    [
+        ("mlflow", "pipeline/tracking/mlflow_store.py"),
+        ("matplotlib", "pipeline/report/plotting.py"),
+        ("ruamel", "pipeline/config.py"),
+    ],
 )
-def test_each_of_these_is_imported_in_one_place(package: str, home: set[str]) -> None:
+def test_these_packages_are_imported_in_one_file(package: str, home: str) -> None:
     users = set()
-    for path in [*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+    for path in CODE:
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            users |= {path.stem for name in names if name.split(".")[0] == package}
-    assert users == home
+            users |= {path.as_posix() for name in names if name.split(".")[0] == package}
+    assert users == {home}
 
 
-def test_the_model_loads_neither_mlflow_nor_matplotlib() -> None:
-    code = "import sys, pipeline.vae; print(sorted({'mlflow', 'matplotlib', 'stages'} & set(sys.modules)))"
+def test_importing_the_model_does_not_load_what_it_does_not_need() -> None:
+    unneeded = {"logpx.importance", "matplotlib", "mlflow", "stages"}
+    code = f"import sys, pipeline.model.vae; print(sorted({unneeded} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -1,17 +1,19 @@
-"""`python -m pipeline.tracking ui | sync`: MLflow's pages, and what it has missed.
+"""`python -m pipeline.tracking ui | sync`: MLflow's pages, and making the store equal to the files.
 
-ui    MLflow's pages for the store in use, on the loopback interface.
-sync  Send what outages and killed stages have left, and the state of dvc.lock, to the store; twice adds nothing.
+ui    Show MLflow's pages of the store in use on the loopback interface.
+sync  Publish the workspace and all of DVC's experiments. A second time it changes nothing.
 """
 
 import argparse
 import os
 import sys
 
-from pipeline.errors import UserError, guarded
-from pipeline.files import main_repository
-from pipeline.tracking.publish import publish
-from pipeline.tracking.sink import ENVIRONMENT, Sink, store
+from pipeline.errors import UserError
+from pipeline.process.exit import run_cli
+from pipeline.storage.files import main_repository
+from pipeline.tracking.mlflow_store import ENVIRONMENT, Store, store_uri
+from pipeline.tracking.publish import experiments, publish
+from pipeline.tracking.results import of_workspace
 
 
 def main() -> None:
@@ -21,8 +23,8 @@ def main() -> None:
 
 
 def ui() -> None:
-    if not (uri := store()).startswith("sqlite:"):
-        print(f"runs are kept by {uri}: open that address")
+    if not (uri := store_uri()).startswith("sqlite:"):
+        print(f"the runs are in {uri}: open that address")
         return
     (main_repository() / "mlruns").mkdir(exist_ok=True)
     os.environ.update(ENVIRONMENT)
@@ -31,20 +33,21 @@ def ui() -> None:
 
 
 def sync() -> None:
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # longer than a stage waits
     try:
-        sink = Sink()
-        entries = sink.catch_up()
-        run_id = publish(sink)
+        store = Store()
+        count = 0
+        for results in experiments():
+            publish(store, results)
+            count += 1
+        publish(store, of_workspace())
     except (UserError, OSError):
         raise
     except Exception as error:
-        raise UserError(
-            f"MLflow at {store()} cannot be used: {str(error).splitlines()[0]}; what was kept stays kept"
-        ) from None
-    print(
-        f"{store()}: {entries} stages of the outbox sent; run {run_id} is the state of dvc.lock; {sink.changes} changes"
-    )
+        reason = " ".join(str(error).split())
+        raise UserError(f"MLflow at {store_uri()} cannot be used: {reason}; repeat this when it can") from None
+    print(f"{store_uri()}: the workspace and {count} of DVC's experiments are published; {store.changes} changes")
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_cli(main))

@@ -1,84 +1,97 @@
-"""The state of `dvc.lock` as a run: for stages that DVC took from its cache, which ran and logged nothing."""
+"""Make the store equal to the files: one run for each training, and a child run for each further measurement.
+
+A training's run is found by the digest of its model. The metrics of the stages after it are a measurement. It belongs
+to the training's run, or to a child if that run has another measurement: experiments never overwrite each other.
+"""
 
 import hashlib
-import shlex
-from itertools import pairwise
+import json
+import math
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import tables
-from pipeline.checkpoint import load as load_model
-from pipeline.config import load as load_params
-from pipeline.config import read_yaml
-from pipeline.errors import UserError
-from pipeline.files import read_metrics, sha256
-from pipeline.tracking import identity
-from pipeline.tracking.outbox import Entry, flat
-from pipeline.tracking.run import TRAINING, named
-from pipeline.tracking.sink import Sink
+from pipeline.storage.files import sha256
+from pipeline.tracking import provenance
+from pipeline.tracking.mlflow_store import Point, Store
+from pipeline.tracking.results import Results, of_revision
 
-LOCK = Path("dvc.lock")
+MODEL, PARENT = "model.sha256", "mlflow.parentRunId"
+# Sections of the parameters that make a model: parameters of its run. Those of later stages are tags, since a model
+# may be measured again with other settings.
+TRAINING = ("data", "model", "train", "runtime")
 
 
-def publish(sink: Sink) -> str:
-    """Send what the run of the locked model lacks, by the way of the outbox; the run's id.
+def publish(store: Store, results: Results, training: str | None = None) -> None:
+    """Add to the store what it lacks of these results.
 
-    Raises:
-        UserError: when the workspace does not hold what `dvc.lock` says.
+    Args:
+        training: id of the run that logged the training, if known.
     """
-    if not LOCK.is_file():
-        raise UserError("there is no dvc.lock here; run this in the repository, after `dvc repro`")
-    stages = read_yaml(LOCK).get("stages", {})
-    if "train" not in stages:
-        raise UserError("dvc.lock has no training; run `dvc repro`")
-    outs = {name: _outs(stage) for name, stage in stages.items()}
-    train = outs["train"]
-    model = sha256(train["model"])
-    _, description = load_model(train["model"])
-    history = tables.read_csv(train["history"], "epoch").to_dict("records")
-    metrics = [flat(read_metrics(files["metrics"])) for files in outs.values() if "metrics" in files]
-    sections = load_params().model_dump(exclude={"recovery", "tracking"})
-    data = {"name": description.dataset, "digest": description.data_sha256}
-    name = identity.experiment_of(str(LOCK)) or identity.name()
-    tags = identity.tags() | {"data.sha256": data["digest"]}
+    digest = sha256(results.model)
+    measured = {stage: values for stage, values in results.metrics.items() if stage != "train"}
+    keys = {f"{stage}.sha256": _digest(values) for stage, values in measured.items()}
+    with store.lock:  # whoever publishes the same model at the same time must see these tags
+        training = training or _training(store, results, digest)
+        store.log(training, _sections(results, TRAINING), {MODEL: digest, "data.sha256": results.data_sha256})
+        measurement = _measurement(store, results, training, keys)
+        store.log(measurement, {}, keys | _sections(results, measured))
 
-    entry = Entry.begin("sync")
-    try:
-        entry.append("open", stage="sync", name=name, model=model, tags=tags, missing=True)
-        entry.append("data", **data)
-        entry.append("params", values=named({key: sections[key] for key in sections if key in TRAINING}))
-        entry.append("tags", values=named({key: sections[key] for key in sections if key not in TRAINING}))
-        entry.append("model", files=entry.keep([train["model"]]), sha256=model)
-        for row in history:
-            values = {str(key): float(value) for key, value in row.items() if key != "epoch"}
-            entry.append("metrics", values=values, step=int(row["epoch"]), data=data, of_model=False, missing=True)
-        for values in metrics:
-            entry.append("metrics", values=values, step=0, data=data, of_model=True, missing=True)
-        if files := outs.get("render"):
-            entry.append("artifacts", files=entry.keep([files["figures"], files["overview"]]), folder="figures")
-        if files := outs.get("report"):
-            entry.append("artifacts", files=entry.keep([files["html"], files["markdown"]]), folder="report")
-        entry.append("close", status="FINISHED", missing=True)
-        sink.deliver(entry)
-        return entry.progress.run_id
-    finally:
-        entry.close(delivered=True)  # what dvc.lock says can be sent again at any time
+        store.log(training, {}, {}, [point for row in results.history for point in epoch_points(row)])
+        model = store.log_model(training, results.model, results.pixels, results.code, {MODEL: digest})
+        for run, stages in ((training, ["train"]), (measurement, measured)):
+            points = [(key, value, 0) for stage in stages for key, value in results.metrics[stage].items()]
+            store.log(run, {}, {}, points, model)
+        for stage, paths in results.documents.items():
+            store.log_files(measurement, stage, paths, results.name)
+        for run in {training, measurement}:
+            store.end_run(run, "FINISHED")
 
 
-def _outs(stage: dict[str, Any]) -> dict[str, Path]:
-    """Outs by the option that names them in the stage's command, each as the lock has it."""
-    words = shlex.split(stage["cmd"])
-    options = {path: name.removeprefix("--") for name, path in pairwise(words) if name[:2] == "--"}
-    found: dict[str, Path] = {}
-    for out in stage.get("outs", []):
-        path = Path(out["path"])
-        if not path.exists() or (path.is_file() and _md5(path) != out["md5"]):
-            raise UserError(f"{path} is not what dvc.lock says; run `dvc checkout`, or `dvc repro` after a change")
-        found[options[out["path"]]] = path
-    return found
+def epoch_points(row: Mapping[str, Any]) -> list[Point]:
+    """A row of the training history as points of metrics."""
+    return [(key, float(value), int(row["epoch"])) for key, value in row.items() if key != "epoch"]
 
 
-def _md5(path: Path) -> str:
-    """DVC's digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def experiments() -> Iterator[Results]:
+    """Results of every experiment that DVC keeps. One that cannot be read any more is reported and skipped."""
+    for name, revision in provenance.experiments():
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                results = of_revision(name, revision, Path(folder))
+            except Exception as error:  # an older project may lack anything
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                print(f"skipped {name} ({revision[:7]}), which cannot be read any more: {reason}")
+            else:
+                yield results
+
+
+def _training(store: Store, results: Results, digest: str) -> str:
+    """The run of the model; if there is none, a run that an outage cut off, or a new one."""
+    for run in store.search(f"tags.`{MODEL}` = '{digest}'"):
+        return run.info.run_id
+    expected = {row["epoch"]: row["train_elbo"] for row in results.history}  # to six digits
+    for run in store.search("attributes.status != 'RUNNING'"):
+        if MODEL not in run.data.tags and "train_elbo" in run.data.metrics:
+            points = store.history(run, "train_elbo")
+            if all(math.isclose(p.value, expected.get(p.step, math.nan), rel_tol=1e-5) for p in points):
+                return run.info.run_id
+    return store.create_run(results.name, results.tags | {"cached": "true"})
+
+
+def _measurement(store: Store, results: Results, training: str, keys: Mapping[str, str]) -> str:
+    """The run of these metrics: the training's run or a child that has no other metrics of these stages."""
+    children = store.search(f"tags.`{PARENT}` = '{training}'")
+    for run in (*store.search(f"attributes.run_id = '{training}'"), *reversed(children)):
+        if all(run.data.tags.get(key, digest) == digest for key, digest in keys.items()):
+            return run.info.run_id
+    return store.create_run(results.name, results.tags | {PARENT: training})
+
+
+def _sections(results: Results, names: Collection[str]) -> dict[str, str]:
+    return {key: value for key, value in results.parameters.items() if key.partition(".")[0] in names}
+
+
+def _digest(metrics: Mapping[str, float]) -> str:
+    return hashlib.sha256(json.dumps(metrics, sort_keys=True).encode()).hexdigest()

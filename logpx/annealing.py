@@ -1,0 +1,186 @@
+"""Annealed importance sampling with Hamiltonian Monte Carlo, and bidirectional Monte Carlo.
+
+A chain goes from the proposal r to the posterior through the densities r(z)^(1−β) p(x, z)^β, β from 0 to 1. Its
+weight, the product of the ratios on its way, has the mean p(x) (Neal 2001). For data simulated from the model one
+exact posterior sample is known: the z that made x. A chain from there to r gives 1/p(x) in the mean, so that log p(x)
+lies between the two estimates in expectation (Grosse, Ghahramani & Adams 2015; Wu et al. 2017).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from logpx.batching import ranges
+from logpx.model import Model, log_joint_gradient, with_gradient
+from logpx.noise import Noise, Stream, draw
+from logpx.proposals import Proposal
+
+SIGMOID = 4.0  # β = logistic(±4) at the ends, before they are stretched to 0 and 1 (Wu et al. 2017)
+FIRST_STEP, TUNING_RATE = 0.3, 0.5  # the leapfrog's first step size, and how fast its logarithm is tuned
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of annealing: chains per image, temperatures between proposal and posterior, leapfrog steps of each
+    transition, acceptance that the step size is tuned to, seed."""
+
+    chains: int
+    temperatures: int
+    leapfrog: int
+    acceptance: float
+    seed: int
+
+    @property
+    def evaluations(self) -> int:
+        """Decoder evaluations per image of `anneal`: a value and a gradient per leapfrog step, in two rounds."""
+        return 2 * 2 * self.chains * (1 + (self.temperatures - 1) * self.leapfrog)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A batch of images with the proposal that their chains start from.
+
+    Attributes:
+        images: their indices in the data set, which their noise belongs to; on the device of x.
+    """
+
+    model: Model
+    x: Float[Tensor, "batch pixels"]
+    images: Int[Tensor, " batch"]
+    proposal: Proposal
+    settings: Settings
+
+    @property
+    def betas(self) -> Float[Tensor, " temperatures"]:
+        """Inverse temperatures from 0 to 1, dense at both ends: a sigmoid of equal steps."""
+        steps = torch.linspace(-SIGMOID, SIGMOID, self.settings.temperatures + 1, dtype=torch.float64)
+        return ((steps.sigmoid() - steps[0].sigmoid()) / (steps[-1].sigmoid() - steps[0].sigmoid())).to(self.x)
+
+    def noise(self, stream: Stream, temperature: int) -> Noise:
+        """An image's noise at a temperature, one sample per chain."""
+        settings, latent = self.settings, self.model.latent
+        return draw(settings.seed, self.images, stream, temperature, settings.chains, latent).to(self.x)
+
+
+class State(NamedTuple):
+    """Positions of the chains, with log p(x, z) and log r(z) and their gradients there."""
+
+    z: Float[Tensor, "chains batch latent"]
+    target: Float[Tensor, "chains batch"]
+    start: Float[Tensor, "chains batch"]
+    target_gradient: Float[Tensor, "chains batch latent"]
+    start_gradient: Float[Tensor, "chains batch latent"]
+
+    def value(self, beta: Tensor) -> Float[Tensor, "chains batch"]:
+        return beta * self.target + (1 - beta) * self.start
+
+    def gradient(self, beta: Tensor) -> Float[Tensor, "chains batch latent"]:
+        return beta * self.target_gradient + (1 - beta) * self.start_gradient
+
+
+def image_blocks(images: int, settings: Settings, chunk: int) -> list[range]:
+    """Blocks of images whose chains together are at most `chunk` decoder evaluations at once."""
+    return ranges(images, chunk // settings.chains)
+
+
+def anneal(problem: Problem) -> Float[Tensor, "chains batch"]:
+    """Log-weights of chains from the proposal to the posterior, in nats, float64 on the CPU: E[w] = p(x).
+
+    A first round tunes the step size of each image at each temperature to the acceptance asked for. A second round,
+    with other noise, keeps those steps fixed, so that its transitions are invariant and its weights unbiased. An
+    image's chains share its step: their mean acceptance is less noisy than one chain's.
+    """
+    return _forward(problem, tune(problem))
+
+
+def bidirectional(
+    problem: Problem, exact: Float[Tensor, "batch latent"]
+) -> tuple[Float[Tensor, "chains batch"], Float[Tensor, "chains batch"]]:
+    """Log-weights of forward chains, and of reverse chains from the z that made each x; nats, float64 on the CPU.
+
+    In expectation, log mean exp of the first is at most log p(x), and −log mean exp of the negative second is at least
+    log p(x). The upper bound is strict only if `exact` is a posterior sample: x simulated from the model with that z.
+    """
+    steps = tune(problem)
+    start = _state(problem, exact.expand(problem.settings.chains, -1, -1))
+    return _forward(problem, steps), _run(problem, Stream.ANNEALING_REVERSE, start, steps, reverse=True)
+
+
+@torch.no_grad()
+def tune(problem: Problem) -> Float[Tensor, "temperatures batch"]:
+    """Leapfrog step sizes for each temperature and image, from a round of chains whose weights are not used."""
+    betas, settings = problem.betas, problem.settings
+    state = _start(problem, Stream.ANNEALING_TUNING)
+    steps = [torch.full((len(problem.x),), FIRST_STEP).to(problem.x)]
+    for t in range(1, len(betas) - 1):
+        state, acceptance = _transition(problem, Stream.ANNEALING_TUNING, t, state, betas[t], steps[-1])
+        steps.append(steps[-1] * (TUNING_RATE * (acceptance - settings.acceptance)).exp())
+    return torch.stack(steps)
+
+
+def _forward(problem: Problem, steps: Float[Tensor, "temperatures batch"]) -> Float[Tensor, "chains batch"]:
+    return _run(problem, Stream.ANNEALING_FORWARD, _start(problem, Stream.ANNEALING_FORWARD), steps)
+
+
+def schedule(temperatures: int, *, reverse: bool) -> Iterator[tuple[int, int]]:
+    """Temperatures t of the moves, and of the weights (β_t − β_{t−1}) (log p − log r) after them, in a chain's order.
+
+    A forward chain moves under β_{t−1} before it gains the weight of t. A reverse chain moves under β_t first.
+    """
+    for t in range(temperatures, 0, -1) if reverse else range(1, temperatures + 1):
+        yield (t if reverse else t - 1), t
+
+
+@torch.no_grad()
+def _run(
+    problem: Problem, stream: Stream, state: State, steps: Float[Tensor, "temperatures batch"], *, reverse: bool = False
+) -> Float[Tensor, "chains batch"]:
+    """Log-weights of one round of chains with fixed step sizes."""
+    betas, last = problem.betas, problem.settings.temperatures
+    log_w = torch.zeros(state.target.shape, dtype=torch.float64)
+    for move, t in schedule(last, reverse=reverse):
+        if 0 < move < last:  # at both ends the chains are exact samples already
+            state, _ = _transition(problem, stream, move, state, betas[move], steps[move])
+        log_w += ((betas[t] - betas[t - 1]) * (state.target - state.start)).cpu().double()
+    return log_w
+
+
+def _transition(
+    problem: Problem, stream: Stream, temperature: int, state: State, beta: Tensor, step: Float[Tensor, " batch"]
+) -> tuple[State, Float[Tensor, " batch"]]:
+    """One Hamiltonian transition that leaves r^(1−β) p^β invariant, and the mean acceptance of each image.
+
+    The momentum belongs to coordinates in which the proposal is spherical (Neal 2011, section 5.4.1).
+    """
+    noise, shape = problem.noise(stream, temperature), problem.proposal.components[0]
+    momentum, current = noise.normal, state
+    energy = state.value(beta) - 0.5 * momentum.square().sum(-1)
+    momentum = momentum + 0.5 * step[:, None] * shape.whiten_gradient(state.gradient(beta))
+    for i in range(problem.settings.leapfrog):
+        state = _state(problem, state.z + shape.unwhiten(step[:, None] * momentum))
+        last = i == problem.settings.leapfrog - 1
+        momentum = momentum + (0.5 if last else 1.0) * step[:, None] * shape.whiten_gradient(state.gradient(beta))
+    change = state.value(beta) - 0.5 * momentum.square().sum(-1) - energy
+    accepted = noise.uniform.log() < change  # false for NaN: a step out of the density's support is rejected
+    acceptance = change.nan_to_num(-torch.inf).exp().clamp(max=1).mean(0)
+    return _where(accepted, state, current), acceptance
+
+
+def _where(accepted: Bool[Tensor, "chains batch"], new: State, old: State) -> State:
+    return State(
+        *(torch.where(accepted[..., None] if n.ndim == 3 else accepted, n, o) for n, o in zip(new, old, strict=True))
+    )
+
+
+def _start(problem: Problem, stream: Stream) -> State:
+    return _state(problem, problem.proposal.sample(problem.noise(stream, 0)))
+
+
+def _state(problem: Problem, z: Float[Tensor, "chains batch latent"]) -> State:
+    target, target_gradient = log_joint_gradient(problem.model, problem.x, z)
+    start, start_gradient = with_gradient(problem.proposal.log_prob, z)
+    return State(z.detach(), target, start, target_gradient, start_gradient)

@@ -1,0 +1,209 @@
+"""Importance sampling of log p(x): p(x) ≈ 1/K Σ p(x | z_k) p(z_k) / r(z_k | x), z_k ~ r, the proposal.
+
+Pilot samples first refine the proposal and choose K for each image. The estimate uses fresh samples only, so 1/K Σ w
+is unbiased for p(x) whatever the pilots showed.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from logpx.batching import image_blocks, noise_blocks, splits
+from logpx.distributions import Rows
+from logpx.model import Model, log_weights
+from logpx.noise import BLOCK, LEVELS, Noise, Stream, draw
+from logpx.proposals import Fit, Proposal, concatenate, propose
+from logpx.weights import MINIMUM_ESS, Diagnosis, Weights, diagnose, khat_threshold, pareto_khat
+
+PROPOSALS = ("prior", "encoder", "laplace", "mixture")
+GROWTH = 4  # factor between the numbers of samples of two levels
+PILOTS = 2  # K / PILOTS pilot samples are drawn before K samples
+SAFETY = 2.0  # a pilot's effective sample size is optimistic
+MARGIN = 0.2  # and its k̂ is noisy: more than one standard error
+GRADIENTS = (32, 64)  # samples whose gradients refine the proposal, by round
+GRADIENTS_OF_HARD = (128,)  # the same, at each level after the first
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the estimator.
+
+    Attributes:
+        samples: importance samples K per image, at least 32. Pilot samples are drawn in addition.
+        budget: most samples of an image whose pilots show that K is too few; at most 4⁷ times `samples`.
+        chunk: decoder evaluations held in memory at once, at least 128. It changes results by rounding only.
+        seed: the noise of image i depends on the seed and i only.
+        proposal: prior, encoder, laplace or mixture.
+        degrees_of_freedom: of Student's t tails for the fitted proposal; None for Gaussian tails.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    samples: int
+    budget: int
+    chunk: int
+    seed: int = 0
+    proposal: str = "mixture"
+    degrees_of_freedom: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples = {self.samples}: at least 1")
+        if self.budget > self.samples * GROWTH ** (LEVELS - 1):
+            raise ValueError(f"budget = {self.budget}: at most {GROWTH ** (LEVELS - 1)} times samples")
+        if self.chunk < BLOCK:
+            raise ValueError(f"chunk = {self.chunk}: at least {BLOCK}")
+        if self.proposal not in PROPOSALS:
+            raise ValueError(f"proposal = {self.proposal}: one of {', '.join(PROPOSALS)}")
+
+
+class Estimate(NamedTuple):
+    """Estimates of log p(x) with diagnostics and cost, one value per image."""
+
+    diagnosis: Diagnosis
+    converged: Bool[Tensor, " batch"]  # whether the mode that the proposal rests on was found
+    evaluations: Float[Tensor, " batch"]  # decoder evaluations; a tangent or a gradient counts as one
+
+
+@dataclass(frozen=True)
+class Block:
+    """Images that are measured together.
+
+    Attributes:
+        x: dequantised images in [0, 1], on the model's device.
+        images: their indices in the data set, which their noise belongs to; on the same device.
+    """
+
+    model: Model
+    x: Float[Tensor, "batch pixels"]
+    images: Int[Tensor, " batch"]
+    settings: Settings
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: Rows) -> "Block":
+        return Block(self.model, self.x[rows], self.images[rows], self.settings)
+
+    def noise(self, stream: int, block: int, samples: int) -> Noise:
+        return draw(self.settings.seed, self.images, stream, block, samples, self.model.latent).to(self.x)
+
+
+def blocks(model: Model, x: Float[Tensor, "images pixels"], settings: Settings) -> list[Block]:
+    """Blocks of images that fit in memory; image i of `x` has the index i."""
+    parts = image_blocks(len(x), model.latent, settings.chunk)
+    return [Block(model, x[p.start : p.stop], torch.tensor(p, device=x.device), settings) for p in parts]
+
+
+def log_px(model: Model, x: Float[Tensor, "images pixels"], settings: Settings) -> Estimate:
+    """Log p(x) of each image, in nats, with its diagnosis.
+
+    Args:
+        x: dequantised images in [0, 1], on the model's device.
+    """
+    diagnoses, converged, evaluations = zip(*map(estimate, blocks(model, x, settings)), strict=True)
+    together = Diagnosis(*map(torch.cat, zip(*diagnoses, strict=True)))
+    return Estimate(together, torch.cat(converged), torch.cat(evaluations))
+
+
+@torch.no_grad()
+def estimate(block: Block) -> Estimate:
+    """Log p(x) of each image of a block."""
+    fit = fit_proposal(block)
+    diagnosis, evaluations = _measure(block, fit.proposal, level=0)
+    return Estimate(diagnosis, fit.converged.cpu(), fit.evaluations.cpu().double() + evaluations)
+
+
+@torch.no_grad()
+def fit_proposal(block: Block) -> Fit:
+    """Fit the proposal to each image of a block, and refine it."""
+    settings = block.settings
+    fit = propose(settings.proposal, block.model, block.x, settings.degrees_of_freedom)
+    if not fit.proposal.adaptable:
+        return fit
+    proposal = _refined(block, fit.proposal, level=0)
+    return fit._replace(proposal=proposal, evaluations=fit.evaluations + 2 * sum(GRADIENTS))
+
+
+def _refined(block: Block, proposal: Proposal, level: int) -> Proposal:
+    """Refine the proposal of each image by gradients at its own samples, in rounds."""
+    for number, samples in enumerate(_rounds(level)):
+        parts = []
+        for rows in splits(len(block), block.settings.chunk // samples):
+            part = block[rows]
+            noise = part.noise(Stream.REFINEMENT.of(level, number), 0, samples // 2)
+            parts.append(proposal[rows].refined(block.model, part.x, noise, hard=level > 0))
+        proposal = concatenate(parts)
+    return proposal
+
+
+def _rounds(level: int) -> tuple[int, ...]:
+    return GRADIENTS_OF_HARD if level else GRADIENTS
+
+
+def _measure(block: Block, proposal: Proposal, level: int) -> tuple[Diagnosis, Float[Tensor, " batch"]]:
+    """Measure the images whose pilots show that this level's K is enough, and the others at the next level.
+
+    Returns:
+        The estimates, and the decoder evaluations that each image took from this level on.
+    """
+    settings = block.settings
+    samples = settings.samples * GROWTH**level
+    pilots = max(2, samples // PILOTS)
+    log_w = sample_log_weights(block, proposal, Stream.PILOT.of(level), pilots)
+    hard = torch.zeros(len(block), dtype=torch.bool)
+    if samples * GROWTH <= settings.budget:
+        hard = _needs_more(log_w, samples, adaptable=proposal.adaptable)
+
+    order: list[Tensor] = []
+    diagnoses: list[Diagnosis] = []
+    evaluations = torch.full((len(block),), float(pilots), dtype=torch.float64)
+    for rows, harder in ((~hard).nonzero().squeeze(1), False), (hard.nonzero().squeeze(1), True):
+        if len(rows) == 0:
+            continue
+        on_device = rows.to(block.x.device)
+        some, shaped = block[on_device], proposal[on_device]
+        if harder:
+            if shaped.adaptable:
+                shaped = _refined(some, shaped, level + 1)
+                evaluations[rows] += 2 * sum(_rounds(level + 1))
+            diagnosis, spent = _measure(some, shaped, level + 1)
+        else:
+            diagnosis = diagnose(sample_log_weights(some, shaped, Stream.ESTIMATE.of(level), samples))
+            spent = diagnosis.samples
+        evaluations[rows] += spent
+        order.append(rows)
+        diagnoses.append(diagnosis)
+    back = torch.cat(order).argsort()
+    return Diagnosis(*(torch.cat(values)[back] for values in zip(*diagnoses, strict=True))), evaluations
+
+
+def _needs_more(log_w: Float[Tensor, "pilots batch"], samples: int, *, adaptable: bool) -> Bool[Tensor, " batch"]:
+    """Whether the pilots' weights show that `samples` samples are probably too few, but that more may be enough.
+
+    If one sample has all the weight and the proposal cannot adapt, more samples will not help.
+    """
+    ess = Weights.of(log_w).effective_sample_size
+    short = ess * (samples / len(log_w)) < SAFETY * MINIMUM_ESS
+    short |= pareto_khat(log_w) > khat_threshold(samples) - MARGIN
+    return short & ((ess >= 2) | adaptable)
+
+
+@torch.inference_mode()
+def sample_log_weights(block: Block, proposal: Proposal, stream: int, samples: int) -> Float[Tensor, "samples batch"]:
+    """Log-weights of fresh samples of each image, in nats, float64 on the CPU, one chunk of evaluations at a time."""
+    parts = []
+    for rows in splits(len(block), block.settings.chunk // BLOCK):
+        part, of_part = block[rows], proposal[rows]
+        # A quarter of the chunk at once: decoded images are still in the cache when they are compared with x.
+        at_once = max(1, block.settings.chunk // 4 // len(part))
+        pieces = []
+        for number, count in noise_blocks(samples):
+            z = of_part.sample(part.noise(stream, number, count))
+            pieces.append(log_weights(block.model, part.x, of_part, z, at_once).value.cpu().double())
+        parts.append(torch.cat(pieces))
+    return torch.cat(parts, 1)

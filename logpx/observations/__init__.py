@@ -1,0 +1,1 @@
+"""Observation models p(x | z). This folder imports nothing else of logpx."""

@@ -1,0 +1,39 @@
+"""Prior Monte Carlo: p(x) ≈ 1/n Σ p(x | z_i), z_i ~ p(z)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from logpx.batching import noise_blocks
+from logpx.model import Model
+from logpx.noise import SHARED, Stream, draw
+from logpx.weights import Weights
+
+
+class PriorEstimates(NamedTuple):
+    """Prior Monte Carlo per image: log p(x) in nats, effective sample size; float64 on the CPU."""
+
+    log_px: Float[Tensor, " images"]
+    ess: Float[Tensor, " images"]
+
+
+@torch.inference_mode()
+def prior_monte_carlo(
+    model: Model, x: Float[Tensor, "images pixels"], *, samples: int, seed: int, chunk: int
+) -> PriorEstimates:
+    """Unbiased for p(x), but useless in practice, since almost no z of the prior explains a given x.
+
+    All images share the samples, so that each costs one decoder evaluation and a matmul.
+    """
+    weights = [Weights(len(part)) for part in x.split(chunk)]
+    shared = torch.tensor([SHARED], device=x.device)
+    for block, count in noise_blocks(samples):
+        z = draw(seed, shared, Stream.ESTIMATE, block, count, model.latent).normal[:, 0].to(x)
+        p = model.decoder(z)
+        for part, part_weights in zip(x.split(chunk), weights, strict=True):
+            part_weights.add(p.pairwise_log_prob(part))
+    return PriorEstimates(
+        torch.cat([w.log_mean for w in weights]), torch.cat([w.effective_sample_size for w in weights])
+    )

@@ -1,0 +1,1 @@
+"""The VAE experiment: data, model, training, evaluation, report, tracking."""

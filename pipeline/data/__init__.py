@@ -1,0 +1,1 @@
+"""Data sets: their sources, download, dequantisation, and images unlike them."""

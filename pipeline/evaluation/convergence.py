@@ -1,0 +1,63 @@
+"""How estimates of log p(x) converge as decoder evaluations are spent: one curve per method."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from logpx import annealing, importance
+from logpx.noise import Stream
+from logpx.proposals import propose
+from logpx.weights import Weights
+from pipeline.model.vae import VAE
+
+SMALLEST = 4  # samples; fewer have no standard error worth drawing
+
+
+def importance_curve(
+    vae: VAE, x: Float[Tensor, "images pixels"], settings: importance.Settings, samples: int
+) -> pd.DataFrame:
+    """The estimate by one proposal with 4, 8, ... `samples` samples, the same number for all images.
+
+    Returns:
+        method, evaluations (of the decoder per image, with those of fitting the proposal), log_px (mean over
+        images, nats), low and high (95 % interval by the delta method, the estimate's own idea of its error).
+    """
+    columns, spent = [], []
+    for block in importance.blocks(vae, x, settings):
+        fit = importance.fit_proposal(block)
+        columns.append(importance.sample_log_weights(block, fit.proposal, Stream.ESTIMATE, samples))
+        # The estimator draws pilots with every fitted proposal, so they are part of its cost.
+        pilots = settings.samples // importance.PILOTS if fit.proposal.adaptable else 0
+        spent.append(fit.evaluations.cpu() + pilots)
+    log_w, before = torch.cat(columns, 1), float(torch.cat(spent).double().mean())
+    sizes = [SMALLEST * 2**i for i in range(int(math.log2(samples / SMALLEST)) + 1)]
+    return pd.DataFrame([_point(settings.proposal, before + size, log_w[:size]) for size in sizes])
+
+
+def annealed_curve(
+    vae: VAE, x: Float[Tensor, "images pixels"], settings: annealing.Settings, temperatures: Sequence[int], chunk: int
+) -> pd.DataFrame:
+    """The estimate by annealing from the prior, which uses neither encoder nor fit, for several temperatures."""
+    points = []
+    for count in temperatures:
+        now = replace(settings, temperatures=count)
+        columns = []
+        for images in annealing.image_blocks(len(x), now, chunk):
+            part = x[images.start : images.stop]
+            prior = propose("prior", vae, part).proposal
+            problem = annealing.Problem(vae, part, torch.tensor(images, device=x.device), prior, now)
+            columns.append(annealing.anneal(problem))
+        points.append(_point("annealed", float(now.evaluations), torch.cat(columns, 1)))
+    return pd.DataFrame(points)
+
+
+def _point(method: str, evaluations: float, log_w: Float[Tensor, "samples images"]) -> dict[str, str | float]:
+    weights = Weights.of(log_w)
+    mean = float(weights.log_mean.mean())
+    half = 1.96 * float(weights.standard_error.square().sum().sqrt()) / log_w.shape[1]
+    return {"method": method, "evaluations": evaluations, "log_px": mean, "low": mean - half, "high": mean + half}

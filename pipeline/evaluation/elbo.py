@@ -1,0 +1,32 @@
+"""The ELBO of each image, by sampling the encoder."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from logpx import noise
+from logpx.batching import noise_blocks, ranges
+from logpx.noise import BLOCK, Stream
+from pipeline.model.objectives import Elbo, kl_to_prior, reparameterise
+from pipeline.model.vae import VAE
+
+
+@torch.inference_mode()
+def elbos(vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: int, chunk: int, first: int = 0) -> Elbo:
+    """The ELBO's terms of each image, with the expectation by `samples` samples of q; float64 on the CPU.
+
+    Args:
+        chunk: decoder evaluations held in memory at once.
+        first: index of the first of these images in the data set; an image's noise belongs to its index.
+    """
+    parts = []
+    for images in ranges(len(x), chunk // BLOCK):
+        part = x[images.start : images.stop]
+        indices = first + torch.tensor(images, device=x.device)
+        q = vae.encoder(part)
+        total = torch.zeros(len(part), dtype=torch.float64)
+        for block, count in noise_blocks(samples):
+            drawn = noise.draw(seed, indices, Stream.ELBO, block, count, vae.latent).normal
+            total += vae.decoder(reparameterise(q, drawn.to(x))).log_prob(part).cpu().double().sum(0)
+        parts.append(Elbo(total / samples, kl_to_prior(vae, q).cpu().double()))
+    return Elbo(*(torch.cat(terms) for terms in zip(*parts, strict=True)))

@@ -1,0 +1,66 @@
+"""Log p(x) of images that are unlike the data, and baselines with closed forms beside the model."""
+
+import math
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from logpx import importance
+from logpx.importance import Settings
+from pipeline.config import Compare, Model
+from pipeline.data.dataset import Dataset
+from pipeline.data.dequantise import dequantised
+from pipeline.data.probes import PROBES, Digits
+from pipeline.data.sources import get_dataset, image_shape
+from pipeline.errors import UserError
+from pipeline.evaluation.baselines import BASELINES, moments
+from pipeline.model.vae import VAE
+
+
+def images_of_each_kind(dataset: Dataset, settings: Compare) -> dict[str, tuple[Tensor, Tensor]]:
+    """Images and classes of each kind of probe, and test images of another data set if one is named.
+
+    Raises:
+        UserError: if the other data set is the same one, or has images of another size.
+    """
+    if settings.other != "none" and (settings.other == dataset.name or image_shape(settings.other) != dataset.shape):
+        raise UserError(
+            f"compare.other = {settings.other}: another data set with images of {dataset.shape[0]} x "
+            f"{dataset.shape[1]} pixels is needed beside {dataset.name}; or none"
+        )
+    first = slice(settings.images)
+    generator = torch.Generator().manual_seed(settings.seed)
+    digits = Digits(dataset.test_images[first], dataset.test_labels[first], dataset.levels, generator)
+    kinds = {name: (make(digits), digits.labels) for name, make in PROBES.items()}
+    if settings.other != "none":
+        other = get_dataset(settings.other)
+        kinds[settings.other] = other.test_images[first], other.test_labels[first]
+    return kinds
+
+
+def measure(
+    vae: VAE, kind: str, images: Tensor, labels: Tensor, levels: int, compare: Compare, settings: Settings
+) -> pd.DataFrame:
+    """Log p(x) of one kind of images, with the number of samples of `compare`."""
+    x = dequantised(images, levels, compare.seed).to(vae.prior.mean.device)
+    fewer = replace(settings, samples=compare.samples, budget=compare.samples, seed=compare.seed)
+    found = importance.log_px(vae, x, fewer).diagnosis
+    return pd.DataFrame({"kind": kind, "label": labels.numpy(), "log_px": found.log_px, "trusted": found.trusted})
+
+
+def baselines(dataset: Dataset, model: Model, images: int, seed: int) -> dict[str, float]:
+    """Mean log-density of the first test images under each baseline, nats, with its standard error over images.
+
+    Args:
+        seed: of the dequantisation, the evaluation's, so that the same x are measured.
+    """
+    train = moments(dataset.train_images.flatten(1), dataset.levels)
+    x = dequantised(dataset.test_images, dataset.levels, seed)[:images]
+    values: dict[str, float] = {}
+    for name, fit in BASELINES.items():
+        log_px = fit(train, model.sigma, model.latent).log_prob(x)
+        values[name] = round(float(log_px.mean()), 4)
+        values[f"{name}_se"] = round(float(log_px.std()) / math.sqrt(len(log_px)), 4)
+    return values

@@ -1,0 +1,117 @@
+"""Log p(x) by second methods, on some test images and on images simulated from the model."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from logpx import annealing, best_gaussian, importance
+from logpx.importance import PROPOSALS, Block, Settings
+from logpx.weights import Weights
+from pipeline.config import Verify
+from pipeline.errors import UserError
+from pipeline.evaluation.convergence import annealed_curve, importance_curve
+from pipeline.evaluation.settings import annealer
+from pipeline.model.vae import VAE
+from pipeline.storage.tables import numbers, select
+
+
+def measure(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify, settings: Settings) -> pd.DataFrame:
+    """A row for each test image and each simulated one.
+
+    Args:
+        x: the dequantised test images that `measured` has rows of.
+        measured: the evaluation's label, log_px, log_px_se and elbo.
+        settings: of the estimator.
+    """
+    settings = replace(settings, seed=verify.seed)
+    tables = [_on_test_images(vae, x, measured, verify, settings), _on_simulated_images(vae, verify, settings)]
+    return pd.concat(tables).reset_index(drop=True)
+
+
+def _on_test_images(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify, settings: Settings) -> pd.DataFrame:
+    """The evaluation's estimates beside annealed ones, and the best ELBO that a diagonal Gaussian can reach."""
+    log_w = torch.cat([annealing.anneal(problem) for problem in _problems(vae, x, verify, settings)], 1)
+    best = best_gaussian.best_elbo(
+        vae, x, samples=verify.gap_samples, steps=verify.gap_steps, seed=verify.seed, chunk=settings.chunk
+    )
+    return measured[["label", "log_px", "log_px_se", "elbo"]].assign(
+        kind="test", **_lower_bound(log_w), best_elbo=best.numpy()
+    )
+
+
+def _on_simulated_images(vae: VAE, verify: Verify, settings: Settings) -> pd.DataFrame:
+    """Bounds from both sides, and the default estimate, for x simulated from the model with a known z."""
+    generator = torch.Generator().manual_seed(verify.seed)
+    z = torch.randn(verify.images, vae.latent, generator=generator).to(vae.prior.mean)
+    with torch.no_grad():
+        p = vae.decoder(z)
+        # On the CPU, so that every device simulates the same noise.
+        x = replace(p, mean=p.mean.cpu()).sample(generator).to(z.device)
+    default = importance.log_px(vae, x, settings).diagnosis
+    both = [annealing.bidirectional(problem, z[problem.images]) for problem in _problems(vae, x, verify, settings)]
+    forward, reverse = (torch.cat(part, 1) for part in zip(*both, strict=True))
+    upper = _lower_bound(-reverse)
+    return pd.DataFrame({
+        "kind": "simulated", "log_px": default.log_px, "log_px_se": default.standard_error, **_lower_bound(forward),
+        "upper": -upper["annealed"], "upper_se": upper["annealed_se"],
+    })  # fmt: skip
+
+
+def _problems(vae: VAE, x: Tensor, verify: Verify, settings: Settings) -> list[annealing.Problem]:
+    """Annealing of each block of images, from the estimator's proposal, fitted anew."""
+    found = []
+    for images in annealing.image_blocks(len(x), annealer(verify), settings.chunk):
+        block = Block(vae, x[images.start : images.stop], torch.tensor(images, device=x.device), settings)
+        proposal = importance.fit_proposal(block).proposal
+        found.append(annealing.Problem(vae, block.x, block.images, proposal, annealer(verify)))
+    return found
+
+
+def _lower_bound(log_w: Tensor) -> dict[str, NDArray[np.float64]]:
+    weights = Weights.of(log_w)
+    return {"annealed": weights.log_mean.numpy(), "annealed_se": weights.standard_error.numpy()}
+
+
+def curves(vae: VAE, x: Tensor, verify: Verify, settings: Settings) -> pd.DataFrame:
+    """The estimate against decoder evaluations, for every proposal and for annealing from the prior."""
+    settings = replace(settings, seed=verify.seed)
+    x = x[: verify.curve_images]
+    by_importance = [
+        importance_curve(vae, x, replace(settings, proposal=name), verify.curve_samples) for name in PROPOSALS
+    ]
+    annealed = annealed_curve(vae, x, annealer(verify), verify.curve_temperatures, settings.chunk)
+    return pd.concat([*by_importance, annealed])
+
+
+def summarise(table: pd.DataFrame) -> dict[str, int | float]:
+    """Means over images in nats, each with its standard error over images.
+
+    Differences that are not finite are in no mean; `not_finite` counts them.
+
+    Raises:
+        UserError: if all differences of one kind are not finite.
+    """
+    test, simulated = select(table, "kind", "test"), select(table, "kind", "simulated")
+    columns = {
+        "difference": numbers(test, "log_px") - numbers(test, "annealed"),
+        "approximation_gap": numbers(test, "log_px") - numbers(test, "best_elbo"),
+        "amortisation_gap": numbers(test, "best_elbo") - numbers(test, "elbo"),
+        "bdmc_gap": numbers(simulated, "upper") - numbers(simulated, "annealed"),
+        "above_lower": numbers(simulated, "log_px") - numbers(simulated, "annealed"),
+        "below_upper": numbers(simulated, "upper") - numbers(simulated, "log_px"),
+    }
+    values: dict[str, int | float] = {
+        "images": len(test), "not_finite": int(sum((~np.isfinite(nats)).sum() for nats in columns.values()))
+    }  # fmt: skip
+    for name, every in columns.items():
+        nats = every[np.isfinite(every)]
+        if not len(nats):
+            raise UserError(f"verify: no image has a finite {name}; train again with a larger model.sigma")
+        values[name] = float(nats.mean())
+        values[f"{name}_se"] = float(nats.std(ddof=1)) / math.sqrt(len(nats)) if len(nats) > 1 else 0.0
+    return {name: round(value, 4) for name, value in values.items()}

@@ -1,0 +1,142 @@
+"""Everything that is measured of the test images, as the columns of a table, and its summary.
+
+Processes share the work by blocks of images, and each finished block is saved.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from logpx import importance
+from logpx.batching import ranges
+from logpx.importance import PILOTS, Settings
+from logpx.noise import BLOCK
+from logpx.prior_monte_carlo import prior_monte_carlo
+from pipeline.config import Evaluate
+from pipeline.errors import UserError
+from pipeline.evaluation.elbo import elbos
+from pipeline.model.vae import VAE
+from pipeline.process.cli import progress
+from pipeline.process.distributed import Group
+from pipeline.process.recovery import UnfinishedWork
+
+Columns = dict[str, Tensor]
+
+
+def measure(vae: VAE, x: Tensor, evaluate: Evaluate, settings: Settings, work: UnfinishedWork, group: Group) -> Columns:
+    """The columns of the table of images: nats, counts, and verdicts.
+
+    Args:
+        x: dequantised test images, on the model's device.
+        evaluate: samples for the ELBO and for prior Monte Carlo, and images for the comparison.
+        settings: of the estimator of log p(x).
+    """
+    seed, chunk = settings.seed, settings.chunk
+
+    def elbos_of(images: range) -> Columns:
+        part, samples = x[images.start : images.stop], evaluate.elbo_samples
+        return elbos(vae, part, samples=samples, seed=seed, chunk=chunk, first=images.start)._asdict()
+
+    def prior_of(images: range) -> Columns:
+        part, samples = x[images.start : images.stop], evaluate.prior_samples
+        return prior_monte_carlo(vae, part, samples=samples, seed=seed, chunk=chunk)._asdict()
+
+    elbo = _distribute("elbo", ranges(len(x), chunk // BLOCK), elbos_of, work, group)
+    prior = _distribute("prior", ranges(len(x), chunk), prior_of, work, group)
+    main = _log_px("log_px", vae, x, settings, work, group)
+    # The usual estimate with as many decoder evaluations as fit, pilots and estimate took on average, and no more.
+    equal = max(32, round(float(main["evaluations"].mean()) / (1 + 1 / PILOTS)))
+    usual = replace(settings, samples=equal, budget=equal, proposal="encoder")
+    encoder = _log_px("comparison", vae, x[: evaluate.comparison], usual, work, group)
+    beyond = torch.full((len(x) - len(encoder["log_px"]),), torch.nan, dtype=torch.float64)
+    return {
+        "elbo": elbo["reconstruction"] - elbo["kl"],
+        "reconstruction": elbo["reconstruction"],
+        "kl": elbo["kl"],
+        "log_px": main["log_px"],
+        "log_px_se": main["standard_error"],
+        **{name: main[name] for name in ("ess", "khat", "samples", "trusted", "converged", "evaluations")},
+        "encoder_log_px": torch.cat([encoder["log_px"], beyond]),
+        "encoder_ess": torch.cat([encoder["ess"], beyond]),
+        "prior_log_px": prior["log_px"],
+        "prior_ess": prior["ess"],
+    }
+
+
+def _log_px(name: str, vae: VAE, x: Tensor, settings: Settings, work: UnfinishedWork, group: Group) -> Columns:
+    """The columns of an estimate of all images, with progress."""
+    blocks = {int(block.images[0]): block for block in importance.blocks(vae, x, settings)}
+
+    def of_block(images: range) -> Columns:
+        found = importance.estimate(blocks[images.start])
+        return {**found.diagnosis._asdict(), "converged": found.converged, "evaluations": found.evaluations}
+
+    parts = [range(start, start + len(block)) for start, block in blocks.items()]
+    return _distribute(name, parts, of_block, work, group, label=f"log p(x), {settings.proposal}")
+
+
+def _distribute(
+    name: str,
+    blocks: Sequence[range],
+    compute: Callable[[range], Columns],
+    work: UnfinishedWork,
+    group: Group,
+    label: str = "",
+) -> Columns:
+    """The columns of all blocks of images. The processes share the blocks, and every process gets all columns."""
+    mine = group.round_robin(blocks)
+    parts = []
+    for images in progress(mine, len(mine), label) if label and group.rank == 0 else mine:
+        columns = work.once(f"{name} {images.start}", lambda images=images: compute(images))
+        parts.append({"image": torch.tensor(images), **columns})
+    gathered = [columns for columns in group.gather(_join(parts)) if columns]
+    together = _join(gathered)
+    order = together.pop("image").argsort()
+    return {column: values[order] for column, values in together.items()}
+
+
+def _join(parts: Sequence[Columns]) -> Columns:
+    return {column: torch.cat([part[column] for part in parts]) for column in parts[0]} if parts else {}
+
+
+def summarise(table: pd.DataFrame) -> dict[str, int | float]:
+    """Means over the test images with their standard errors, shares and medians.
+
+    An image's estimate has its own sampling error, so the spread of the estimates over images contains both that
+    and the images' own: the standard error of the mean combines the two. Images without a finite number are in no
+    mean; `not_finite` counts them.
+
+    Raises:
+        UserError: if no image has finite numbers.
+    """
+    columns = {str(name): column.to_numpy() for name, column in table.items()}
+    finite = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_px"])
+    if not finite.any():
+        raise UserError("no test image has a finite ELBO and log p(x); train again with a larger model.sigma")
+    columns = {name: column[finite] for name, column in columns.items()}
+    compared = ~np.isnan(columns["encoder_log_px"])
+    short = (columns["log_px"] - columns["encoder_log_px"])[compared]
+    values: dict[str, int | float] = {"images": int(finite.sum()), "not_finite": int((~finite).sum())}
+    for name in ("elbo", "reconstruction", "kl", "log_px"):
+        values[name] = float(columns[name].mean())
+        values[f"{name}_se"] = float(columns[name].std(ddof=1) / math.sqrt(values["images"]))
+    values["gap"] = values["log_px"] - values["elbo"]
+    values["trusted"] = float(columns["trusted"].mean())
+    values["converged"] = float(columns["converged"].mean())
+    values["samples_mean"] = float(columns["samples"].mean())
+    values["evaluations_mean"] = float(columns["evaluations"].mean())
+    values["image_se_median"] = float(np.median(columns["log_px_se"]))
+    values["ess_median"] = float(np.median(columns["ess"]))
+    values["khat_median"] = float(np.median(columns["khat"]))
+    values["encoder_images"] = int(compared.sum())
+    values["encoder_short"] = float(short.mean())
+    values["encoder_ess_median"] = float(np.median(columns["encoder_ess"][compared]))
+    values["prior_log_px"] = float(columns["prior_log_px"].mean())
+    values["prior_ess_median"] = float(np.median(columns["prior_ess"]))
+    # JSON has no infinity: an infinite k̂ is written as a very large number.
+    return {name: round(max(-1e6, min(value, 1e6)), 4) for name, value in values.items()}

@@ -1,0 +1,1 @@
+"""The VAE: its networks, training objectives, and the file of a trained model."""

@@ -1,0 +1,1 @@
+"""A stage as a process: command line, device, lifecycle, workers, recovery."""

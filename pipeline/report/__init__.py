@@ -1,0 +1,1 @@
+"""The report: plots, the pictures made from them, and the pages that show them."""

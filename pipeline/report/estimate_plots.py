@@ -1,0 +1,215 @@
+"""Figures of the estimates of log p(x): how good they are, and what the density knows about images."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from pipeline.report.plotting import BLUE, GREEN, GREY, ON_WHITE, ORANGE, PURPLE, Figure, in_rows, minus, new, show
+
+
+def log_px(
+    values: Float[np.ndarray, " _images"],
+    least: Float[np.ndarray, "images height width"],
+    most: Float[np.ndarray, "images height width"],
+) -> Figure:
+    """Histogram of log p(x) of the test images (nats), above the least and the most likely images."""
+    figure, axes = new(9.0, 5.0, rows=2, columns=2)
+    for panel in axes[0]:
+        panel.remove()
+    whole = figure.add_subplot(axes[0, 0].get_gridspec()[0, :])
+    low = np.quantile(values, 0.005)
+    whole.hist(values[values >= low], bins=60, color=BLUE)
+    whole.axvline(values.mean(), color=ORANGE, lw=2, label=f"mean {minus(f'{values.mean():.1f}')}")
+    whole.set(xlabel="log p(x), nats per image (the lowest 0.5 % are not shown)", ylabel="number of test images")
+    whole.legend(loc="upper left")
+    for panel, images, which in zip(axes[1], (least, most), ("least", "most"), strict=True):
+        show(panel, in_rows(images, 7))
+        panel.set_title(f"the {which} likely test images")
+    return figure
+
+
+class Label(NamedTuple):
+    """The text beside a curve: at its first point (0) or its last (−1), and how many points above it."""
+
+    text: str
+    colour: str
+    at: int
+    above: int
+
+
+METHODS = {
+    "prior": Label("prior as proposal", GREY, at=-1, above=-14),
+    "encoder": Label("encoder as proposal", ORANGE, at=0, above=8),
+    # The curves of laplace and mixture lie on each other: one label names both.
+    "laplace": Label("", GREEN, at=-1, above=0),
+    "mixture": Label("fitted to each image:\nlaplace (green), mixture (blue)", BLUE, at=0, above=12),
+    "annealed": Label("annealed from the prior", PURPLE, at=0, above=-14),
+}
+
+
+def convergence(curves: pd.DataFrame) -> Figure:
+    """Estimates against decoder evaluations, as differences from the mixture's estimate with most samples.
+
+    Args:
+        curves: columns method, evaluations (per image), log_px, low and high (nats, means over images).
+    """
+    figure, axes = new(9.0, 5.2)
+    panel = axes[0, 0]
+    best = curves.loc[curves["method"] == "mixture", "log_px"].iloc[-1]
+    for method, curve in curves.groupby("method", sort=False):
+        label = METHODS[str(method)]
+        panel.fill_between(
+            curve["evaluations"], curve["low"] - best, curve["high"] - best, color=label.colour, alpha=0.3
+        )
+        panel.plot(curve["evaluations"], curve["log_px"] - best, color=label.colour, marker=".", lw=2)
+        point = (curve["evaluations"].iloc[label.at], curve["log_px"].iloc[label.at] - best)
+        panel.annotate(
+            label.text, point, xytext=(0, label.above), textcoords="offset points", color=label.colour,
+            va="bottom" if label.above > 0 else "top", ha="left" if label.at == 0 else "right",
+        )  # fmt: skip
+    panel.axhline(0, color="black", lw=1, ls=":")
+    panel.annotate(minus(f"best estimate: {best:,.1f} nats"), (0.01, 0), xycoords=("axes fraction", "data"),
+                   xytext=(0, 4), textcoords="offset points")  # fmt: skip
+    panel.set_yscale("symlog", linthresh=1.0, linscale=0.8)
+    farthest = (curves["log_px"] - best).min()
+    ticks = [1.0, 0.5, 0.0, -0.5, -1.0, *(t for t in (-10.0, -100.0, -1e3, -1e4, -1e5) if t > 2 * farthest)]
+    panel.set_yticks(ticks, [minus(f"{t:+,g}" if t else "0") for t in ticks])
+    panel.minorticks_off()
+    panel.set(
+        xscale="log",
+        ylim=(1.5 * min(farthest, -1.0), 3.0),
+        xlabel="decoder evaluations per image, fit included (a gradient counts as one evaluation)",
+        ylabel="estimate of log p(x) − best estimate, nats per image",
+    )
+    return figure
+
+
+def diagnostics(table: pd.DataFrame, limits: Mapping[int, float], minimum_ess: float) -> Figure:
+    """Histograms of Pareto k̂ and of the effective sample size, of trusted images and of the others.
+
+    Args:
+        table: columns khat, ess, trusted.
+        limits: for each number of samples used, the value that k̂ of a trusted image stays below.
+        minimum_ess: the smallest effective sample size of a trusted image.
+    """
+    figure, axes = new(9.0, 3.4, columns=2)
+    trusted = table["trusted"].to_numpy(dtype=bool)
+    parts, labels = (trusted, ~trusted), ("trusted", "not trusted")
+    khat = table["khat"].clip(-0.5, 1.5).to_numpy()
+    ess = table["ess"].clip(lower=1.0).to_numpy()
+    bins = (np.linspace(-0.5, 1.5, 61), np.geomspace(1.0, max(float(ess.max()) * 1.05, 2 * minimum_ess), 61))
+    for panel, values, edges in zip(axes[0], (khat, ess), bins, strict=True):
+        panel.hist([values[part] for part in parts], bins=edges, stacked=True, color=[BLUE, ORANGE], label=labels)
+        panel.set(yscale="log", ylim=(0.7, None), ylabel="number of test images (log scale)")
+    of_khat, of_ess = axes[0]
+    for limit in limits.values():
+        of_khat.axvline(limit, color=GREY, lw=1, ls=":")
+    # The smallest K is named left of its line, the largest right of its line. Others have no room.
+    for samples, side in {min(limits): "right", max(limits): "left"}.items():
+        of_khat.annotate(
+            f"limit for K = {samples}", (limits[samples], 1), xycoords=("data", "axes fraction"),
+            xytext=(2 if side == "left" else -1, 0), textcoords="offset points",
+            rotation=90, va="top", ha=side, fontsize=8, color=GREY,
+        )  # fmt: skip
+    of_khat.set(xlabel="Pareto k̂ of the weights (end bins include all beyond)", xticks=[-0.5, 0.0, 0.5, 1.0, 1.5])
+    of_ess.set(xscale="log", xlabel="effective sample size (log scale)")
+    of_ess.axvline(minimum_ess, color=GREY, lw=1, ls=":", label=f"minimum, {minimum_ess:g}")
+    of_ess.legend(loc="upper left", **ON_WHITE)
+    return figure
+
+
+def gaps(table: pd.DataFrame) -> Figure:
+    """The inference gap and its two parts, for all images and for each class.
+
+    Args:
+        table: columns label, log_px, best_elbo, elbo; nats per image.
+    """
+    parts = {"all": table} | {f"digit {label}": part for label, part in table.groupby("label")}
+    figure, axes = new(8.0, 0.32 * len(parts) + 1.2)
+    panel = axes[0, 0]
+    digits = 0 if float(table["log_px"].sub(table["elbo"]).to_numpy().mean()) >= 10 else 1
+    for i, part in enumerate(parts.values()):
+        estimate, best, elbo = part[["log_px", "best_elbo", "elbo"]].to_numpy(dtype=np.float64).mean(0)
+        approximation, amortisation = float(estimate - best), float(best - elbo)
+        panel.barh(i, approximation, color=BLUE, label="approximation gap" if i == 0 else None)
+        panel.barh(i, amortisation, left=approximation, color=ORANGE, label="amortisation gap" if i == 0 else None)
+        text = minus(f"  {approximation:.{digits}f} + {amortisation:.{digits}f}")
+        panel.text(approximation + amortisation, i, text, va="center")
+    panel.set_yticks(range(len(parts)), list(parts))
+    panel.invert_yaxis()
+    panel.margins(x=0.15)
+    panel.grid(visible=False, axis="y")
+    panel.set_xlabel("log p(x) − ELBO, nats per image")
+    figure.legend(loc="outside upper right", ncols=2)
+    return figure
+
+
+def densities(
+    digits: Float[np.ndarray, " _digits"],
+    probes: Mapping[str, Float[np.ndarray, " _images"]],
+    auroc: Mapping[str, float],
+    examples: Mapping[str, Float[np.ndarray, "height width"]],
+    ceiling: float,
+) -> Figure:
+    """Histograms of log p(x) of each kind of other images beside that of the test digits.
+
+    The axis is logarithmic in the distance to the ceiling, because the kinds lie from tens to thousands of nats below.
+
+    Args:
+        digits: log p(x) of the test images, nats.
+        probes: log p(x) of the images of each other kind, nats.
+        auroc: of each kind: the probability that a digit is likelier.
+        examples: an image of some of the kinds, pixels in [0, 1].
+        ceiling: the largest log-density possible, nats.
+    """
+    kinds = list(probes)
+    figure, axes = new(9.0, 1.15 * len(kinds) + 0.7, rows=len(kinds), columns=2)
+    axes[0, 0].get_gridspec().set_width_ratios([1, 11])
+    values = np.concatenate([digits, *probes.values()])
+    below = np.maximum(ceiling - values, 1.0)
+    edges = np.geomspace(below.min() * 0.9, below.max() * 1.1, 90)
+    ticks = [ceiling - value for value in _round_values(ceiling) if edges[0] <= ceiling - value <= edges[-1]]
+    for (picture, panel), kind in zip(axes, kinds, strict=True):
+        if kind in examples:
+            picture.imshow(examples[kind], cmap="gray_r", vmin=0, vmax=1)
+        picture.set_xticks([])
+        picture.set_yticks([])
+        picture.grid(visible=False)
+        picture.spines[:].set(visible=True, color=GREY, linewidth=0.5)  # a blank image would be invisible without them
+        for numbers, colour in ((digits, GREY), (probes[kind], ORANGE)):
+            percent = np.full(len(numbers), 100 / len(numbers))
+            panel.hist(np.maximum(ceiling - numbers, 1.0), bins=list(edges), weights=percent, color=colour, alpha=0.7)
+        panel.set_xscale("log")
+        panel.set_xticks(ticks, [minus(f"{ceiling - t:,.0f}") if kind == kinds[-1] else "" for t in ticks])
+        panel.minorticks_off()
+        panel.set_xlim(edges[-1], edges[0])
+        panel.set_ylabel("% of images", fontsize=8)
+        panel.set_title(f"{kind} (orange), test digits (grey): AUROC {auroc[kind]:.3f}", loc="left", fontsize=10)
+    figure.align_ylabels(axes[:, 1])
+    axes[-1, 1].set_xlabel(f"log p(x), nats per image (log scale of the distance to the ceiling, {ceiling:,.0f})")
+    return figure
+
+
+def _round_values(ceiling: float) -> list[float]:
+    """Round values of log p(x) for ticks, closer together near the ceiling."""
+    steps = [100_000, 30_000, 10_000, 3_000, 1_000, 300, 100, 30, 10]
+    digits = {3: -3, 2: -2, 1: -1}
+    return [float(round(ceiling - s, digits.get(int(np.log10(s)), -4))) for s in steps]
+
+
+def upside_down(auroc: Mapping[int, float]) -> Figure:
+    """For each class: the probability that an upright digit is likelier than one turned upside down."""
+    figure, axes = new(7.0, 2.6)
+    panel = axes[0, 0]
+    panel.axhline(0.5, color=GREY, lw=1, ls=":")
+    panel.vlines(list(auroc), 0.5, list(auroc.values()), color=BLUE, lw=1.5)
+    panel.plot(list(auroc), list(auroc.values()), "o", color=BLUE)
+    for label, value in auroc.items():
+        panel.annotate(f"{value:.2f}", (label, value), xytext=(0, 6 if value >= 0.5 else -14),
+                       textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
+    panel.set(xlabel="digit", ylabel="AUROC, upright\nagainst upside down", xticks=list(auroc), ylim=(0.0, 1.15))
+    panel.grid(visible=False, axis="x")
+    return figure

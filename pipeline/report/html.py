@@ -1,0 +1,92 @@
+"""Pages from templates: HTML that is one file and opens offline, and Markdown."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from latex2mathml.converter import convert
+from markupsafe import Markup
+
+from pipeline.errors import UserError
+from pipeline.report.pictures import PICTURES
+from pipeline.report.plotting import minus
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class DrawnPicture:
+    """A picture as the report shows it."""
+
+    name: str
+    title: str
+    caption: str
+    png: bytes
+
+    @property
+    def data_uri(self) -> str:
+        return data_uri(self.png)
+
+
+def data_uri(png: bytes) -> str:
+    """A PNG as the address of an image, so that a page needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def load_pictures(folder: Path) -> list[DrawnPicture]:
+    """The pictures that a folder has, in the order of the report.
+
+    Raises:
+        UserError: if the folder has no pictures, or one that is not in `PICTURES`.
+    """
+    files = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    if unknown := sorted(set(files) - set(PICTURES)):
+        raise UserError(
+            f"{folder}: no function draws {', '.join(unknown)}; delete the file, or add the picture to "
+            "pipeline/report/pictures.py"
+        )
+    if not files:
+        raise UserError(f"{folder} has no pictures; run `dvc repro` to draw them")
+    return [
+        DrawnPicture(name, picture.title, picture.caption, files[name].read_bytes())
+        for name, picture in PICTURES.items()
+        if name in files
+    ]
+
+
+def untrusted(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The test images whose log p(x) is not trusted: index in the test set, class, and estimate in nats."""
+    rows = table.loc[~table["trusted"].astype(bool), ["label", "log_px"]]
+    return [{"image": int(str(i)), "label": int(row["label"]), "log_px": row["log_px"]} for i, row in rows.iterrows()]
+
+
+def render(template: str, values: Mapping[str, Any], folder: Path = TEMPLATES) -> str:
+    """Fill in a template of the folder. In HTML every value is escaped.
+
+    Raises:
+        UndefinedError: if the template uses a value that is missing.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=select_autoescape(["html.jinja"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    # Browsers show MathML without a script. `Markup` is safe here: the templates write the formulas themselves, with
+    # nothing but numbers filled in.
+    environment.filters["math"] = lambda latex: Markup(convert(latex))  # noqa: S704
+    environment.filters["block_math"] = lambda latex: Markup(convert(latex, display="block"))  # noqa: S704
+    # float(): a missing value raises an error that names it.
+    environment.filters["number"] = lambda value, digits=0: format_number(float(value), digits)
+    return environment.get_template(template).render(values)
+
+
+def format_number(value: float, digits: int = 0) -> str:
+    """A number with `digits` decimals, and with a minus sign in place of a hyphen."""
+    return minus(f"{value:z.{digits}f}")  # z: no minus sign before zero

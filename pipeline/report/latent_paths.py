@@ -1,0 +1,82 @@
+"""Points of the latent space for the pictures: lines between encodings, walks along coordinates, grids, projections."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pipeline.model.vae import VAE
+
+
+def lerp(
+    a: Float[Tensor, "pairs latent"], b: Float[Tensor, "pairs latent"], steps: int
+) -> Float[Tensor, "pairs {steps} latent"]:
+    """Straight lines from a to b, ends included: (1 − t) a + t b."""
+    t = torch.linspace(0, 1, steps, device=a.device)[:, None]
+    return a[:, None] * (1 - t) + b[:, None] * t
+
+
+def slerp(
+    a: Float[Tensor, "pairs latent"], b: Float[Tensor, "pairs latent"], steps: int
+) -> Float[Tensor, "pairs {steps} latent"]:
+    """Great circles from a to b, ends included: spherical interpolation (Shoemake 1985).
+
+    The direction is (sin((1 − t) θ) â + sin(t θ) b̂) / sin θ, where θ is the angle between a and b; the length changes
+    linearly from ‖a‖ to ‖b‖. In many dimensions most of the mass of N(0, I) is near a sphere. A straight line leaves
+    that sphere, a great circle stays near it.
+    """
+    lengths = lerp(a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True), steps)
+    a, b = a / a.norm(dim=-1, keepdim=True), b / b.norm(dim=-1, keepdim=True)
+    angle = (a * b).sum(-1, keepdim=True).clamp(-1, 1).acos()[:, None]
+    t = torch.linspace(0, 1, steps, device=a.device)[:, None]
+    # sin(t θ) / sin θ tends to t as θ tends to 0: parallel ends are joined by the straight line between them.
+    safe = angle.clamp(min=1e-4)
+    from_a = torch.where(angle < 1e-4, 1 - t, ((1 - t) * safe).sin() / safe.sin())
+    from_b = torch.where(angle < 1e-4, t, (t * safe).sin() / safe.sin())
+    return lengths * (from_a * a[:, None] + from_b * b[:, None])
+
+
+def traversals(
+    start: Float[Tensor, " latent"], coordinates: Sequence[int], values: Sequence[float]
+) -> Float[Tensor, "coordinates steps latent"]:
+    """Copies of `start` with one coordinate at a time set to each of the values."""
+    z = start.repeat(len(coordinates), len(values), 1)
+    for row, coordinate in enumerate(coordinates):
+        z[row, :, coordinate] = torch.tensor(values, device=start.device)
+    return z
+
+
+def plane(side: int) -> tuple[Float[Tensor, "{side} {side} 2"], list[float]]:
+    """A grid of points of the plane, with equal prior mass between neighbouring lines, and the values of its lines.
+
+    z₁ grows from left to right. z₂ falls from row to row, so that it grows upwards in a picture.
+    """
+    values = [float(v) for v in torch.special.ndtri(torch.linspace(0.025, 0.975, side, dtype=torch.float64))]
+    z1, z2 = torch.meshgrid(torch.tensor(values), torch.tensor(values[::-1]), indexing="xy")
+    return torch.stack([z1, z2], dim=-1), values
+
+
+def coordinate_kl(vae: VAE, x: Float[Tensor, "images pixels"]) -> Float[Tensor, " latent"]:
+    """Mean over the images of KL[q(z_d | x) ‖ p(z_d)], for each coordinate d; nats."""
+    return kl_divergence(vae.encoder(x).base_dist, vae.prior.base_dist).mean(0)
+
+
+def project(
+    means: Float[np.ndarray, "images latent"], labels: Integer[np.ndarray, " images"]
+) -> tuple[Float[np.ndarray, "images 2"], tuple[str, str]]:
+    """Posterior means in two dimensions, and the names of the two axes.
+
+    Two latent dimensions stay as they are. A single one is drawn against the class. Of more, the plane is drawn that
+    separates the classes best (linear discriminant analysis).
+    """
+    if means.shape[1] == 2:
+        return means, ("z₁", "z₂")
+    if means.shape[1] == 1:
+        return np.column_stack([means[:, 0], labels.astype(float)]), ("z", "class")
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # here, because the import is slow
+
+    points = LinearDiscriminantAnalysis(n_components=2).fit_transform(means, labels)
+    return points, ("first linear discriminant of μ(x)", "second linear discriminant of μ(x)")

@@ -1,0 +1,215 @@
+"""The pictures of the report: how each is drawn, and what to see in it.
+
+To add a picture, write a function here that draws it, and decorate it with `@picture(title, caption)`. The report shows
+the pictures in the order of this file.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from logpx.observations.gaussian import gaussian_ceiling
+from logpx.weights import MINIMUM_ESS, khat_threshold
+from pipeline.evaluation.auroc import auroc
+from pipeline.report import estimate_plots, latent_paths, model_plots, plotting
+from pipeline.report.plotting import Figure
+from pipeline.report.scene import Scene
+from pipeline.storage.tables import finite, select
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the report: its title, what to see in it, and the function that draws it.
+
+    The function returns None if the scene has nothing to draw.
+    """
+
+    title: str
+    caption: str
+    draw: Callable[[Scene], Figure | None]
+
+
+PICTURES: dict[str, Picture] = {}
+
+Draw = TypeVar("Draw", bound=Callable[..., Any])
+
+
+def picture(title: str, caption: str) -> Callable[[Draw], Draw]:
+    """Add the decorated function to `PICTURES`, under its own name."""
+
+    def register(draw: Draw) -> Draw:
+        PICTURES[draw.__name__] = Picture(title, caption, draw)
+        return draw
+
+    return register
+
+
+@picture(
+    "Reconstructions",
+    "Test images x. Below each row: f(μ(x)), the decoder's mean at the encoder's mean. Strokes should keep their "
+    "slant, width and gaps. A detail that is lost is one that the latent variable does not carry.",
+)
+def reconstructions(scene: Scene) -> Figure:
+    chosen = scene.choose("reconstructions", 3 * scene.settings.columns)
+    originals, decoded = scene.images(scene.x[chosen]), scene.decode(scene.means[chosen])
+    return model_plots.reconstructions(originals, decoded, scene.settings.columns)
+
+
+@picture(
+    "Samples of the prior",
+    "f(z) for z ~ N(0, I). A good model draws a digit for every z. A shape between two digits shows a region where "
+    "the prior has mass but no image is encoded.",
+)
+def samples(scene: Scene) -> Figure:
+    return plotting.grid(scene.decode(scene.prior_samples(scene.settings.columns)))
+
+
+@picture(
+    "Interpolations",
+    "From one test digit to another, along a straight line and along a great circle. Every step should look like a "
+    "digit. The middle of a straight line is closer to the origin than almost all of the prior's mass, and strokes "
+    "tend to fade there.",
+)
+def interpolations(scene: Scene) -> Figure:
+    order, labels = scene.choose("interpolations", len(scene.x)).tolist(), scene.labels
+    # Each of six digits is joined to a digit of another class, or to itself if no such digit remains.
+    starts = order[:6]
+    ends = [next((b for b in order[6 * k :] if labels[b] != labels[a]), a) for k, a in enumerate(starts, start=1)]
+    a, b = scene.means[starts], scene.means[ends]
+    straight, circle = (path(a, b, scene.settings.steps) for path in (latent_paths.lerp, latent_paths.slerp))
+    return model_plots.interpolations(scene.decode(straight), scene.decode(circle))
+
+
+@picture(
+    "Traversals",
+    "One test digit, with one coordinate of z changed at a time. The rows are the ten coordinates with the largest "
+    "mean KL, which say most about an image. If a row does not change, the model does not use that coordinate.",
+)
+def traversals(scene: Scene) -> Figure:
+    kl = latent_paths.coordinate_kl(scene.vae, scene.x)
+    largest = [int(i) for i in kl.argsort(descending=True)[:10]]
+    values = [float(v) for v in np.linspace(-3, 3, scene.settings.steps)]
+    start = scene.means[scene.choose("traversals", 1)[0]]
+    z = latent_paths.traversals(start, largest, values)
+    return model_plots.traversals(scene.decode(z), largest, kl[largest].tolist(), values)
+
+
+@picture(
+    "The learned manifold",
+    "f(z) over the plane of both latent dimensions, in steps of equal prior mass. Neighbouring images should look "
+    "alike. The classes meet where one digit turns into another.",
+)
+def manifold(scene: Scene) -> Figure | None:
+    if scene.vae.latent != 2:
+        return None
+    plane, values = latent_paths.plane(20)
+    return model_plots.manifold(scene.decode(plane), values)
+
+
+@picture(
+    "Latent space",
+    "The encoder's means μ(x) of all test images, coloured by digit. If z has more than two dimensions, the picture "
+    "shows the plane that separates the classes best. The labels choose that plane; training does not use them.",
+)
+def latent_space(scene: Scene) -> Figure:
+    points, names = latent_paths.project(scene.means.cpu().numpy(), scene.labels)
+    return model_plots.latent_space(points, scene.labels, names)
+
+
+@picture(
+    "Training",
+    "The ELBO and its two terms. The vertical axes fit the later epochs, so the first ones are cut off. A training "
+    "curve that rises above the validation curve shows overfitting. The epoch with the best validation ELBO is kept.",
+)
+def training(scene: Scene) -> Figure:
+    return model_plots.training_curves(scene.history)
+
+
+@picture(
+    "Likely and unlikely digits",
+    "Log p(x) of each test image. Unlikely digits have an unusual shape, much ink or stray marks. Likely digits are "
+    "plain and thin, most often ones.",
+)
+def log_px(scene: Scene) -> Figure:
+    values = scene.table["log_px"].to_numpy()
+    order = torch.from_numpy(values.argsort(kind="stable"))
+    least, most = (scene.images(scene.x[part.to(scene.x.device)]) for part in (order[:14], order.flip(0)[:14]))
+    return estimate_plots.log_px(values, least, most)
+
+
+@picture(
+    "Estimates against decoder evaluations",
+    "All methods estimate the same number, and approach it from below. A proposal fitted to each image is there at "
+    "once. The estimate with the encoder as proposal stays far below. Its band, which is its own estimate of its "
+    "error, stays narrow: if a few samples carry all of the weight, the error bar is wrong too. Annealing from the "
+    "prior uses neither the encoder nor the fit, and rises towards the same line.",
+)
+def convergence(scene: Scene) -> Figure:
+    return estimate_plots.convergence(scene.curves)
+
+
+@picture(
+    "Which estimates can be trusted?",
+    "Left: Pareto k̂, which is larger for a heavier tail of the weights, and its limit, which depends on the number "
+    "of samples K. Right: the effective sample size and its minimum. An estimate that fails either test is not "
+    "trusted.",
+)
+def diagnostics(scene: Scene) -> Figure:
+    limits = {int(samples): khat_threshold(int(samples)) for samples in sorted(scene.table["samples"].unique())}
+    return estimate_plots.diagnostics(scene.table, limits, MINIMUM_ESS)
+
+
+@picture(
+    "Why the ELBO is lower than log p(x)",
+    "KL[q(z | x) ‖ p(z | x)] in two parts (Cremer et al. 2018). The approximation gap remains with the best diagonal "
+    "Gaussian for each image. The amortisation gap is what the encoder loses compared with that Gaussian.",
+)
+def gaps(scene: Scene) -> Figure:
+    return estimate_plots.gaps(select(scene.verified, "kind", "test").astype({"label": int}))
+
+
+@picture(
+    "What the density knows",
+    "Log p(x) of other images (orange) and of all test digits (grey). AUROC is the probability that a digit is "
+    "likelier than one of the other images. At 1 the density always tells them apart, ½ is chance, and below ½ it "
+    "prefers the other images.",
+)
+def densities(scene: Scene) -> Figure | None:
+    digits = finite(scene.table, "log_px")
+    by_kind = {kind: finite(select(scene.probes, "kind", kind), "log_px") for kind in scene.probes["kind"].unique()}
+    by_kind = {kind: values for kind, values in by_kind.items() if len(values)}
+    if not by_kind:
+        return None
+    by_auroc = {kind: auroc(digits, values).value for kind, values in by_kind.items()}
+    ceiling = gaussian_ceiling(scene.x.shape[-1], scene.vae.decoder.observation.sigma)
+    return estimate_plots.densities(digits, by_kind, by_auroc, scene.examples, ceiling)
+
+
+@picture(
+    "Upside down, digit by digit",
+    "Each digit against digits of its own class, rotated by 180°. AUROC ½ (dotted) means that the density sees no "
+    "difference. A rotated 0, 1 or 8 still looks much like a 0, 1 or 8 and should differ least. A rotated 4 or 7 is "
+    "not a digit.",
+)
+def upside_down(scene: Scene) -> Figure:
+    turned = select(scene.probes, "kind", "upside down")
+    by_class = {}
+    for label in sorted(set(turned["label"])):
+        upright, of_class = (finite(select(table, "label", label), "log_px") for table in (scene.table, turned))
+        if len(upright) and len(of_class):  # if few images are measured, some classes may have no upright digit
+            by_class[int(label)] = auroc(upright, of_class).value
+    return estimate_plots.upside_down(by_class)
+
+
+def overview(scene: Scene) -> Figure:
+    """The project in one picture, for the README."""
+    chosen = scene.choose("overview", 32)
+    return model_plots.overview(
+        scene.images(scene.x[chosen]),
+        scene.decode(scene.means[chosen]),
+        scene.decode(scene.prior_samples(8)),
+        scene.history,
+    )

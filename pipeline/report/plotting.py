@@ -1,0 +1,115 @@
+"""How every figure looks, and grids of images. Images are drawn dark on white.
+
+This is the only module that imports matplotlib.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from pipeline.storage.files import atomic
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+CLASS_COLOURS = [BLUE, ORANGE, GREEN, PURPLE, "#E69F00", "#56B4E9", "#B8A900", "#000000", "#8C564B", "#999999"]
+
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    "axes.axisbelow": True,
+    "savefig.facecolor": "white",
+}
+# Set once, at import: matplotlib reads these settings when it makes axes and again when it saves a figure, and all
+# figures of this project share them.
+matplotlib.use("Agg")
+matplotlib.rcParams.update(STYLE)
+
+GAP = 2  # white pixels between the images of a grid
+
+# A legend with a white background, for panels in which a line would cross its text.
+ON_WHITE: dict[str, Any] = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 1.0}
+
+
+def new(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, NDArray[np.object_]]:
+    """A figure of `width` × `height` inches, and its axes as a (rows, columns) array."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG atomically. It has no metadata, so the same figure gives the same bytes."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+
+
+def integer_ticks(panel: Axes) -> None:
+    """Put the ticks of the horizontal axis at whole numbers only."""
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def minus(text: str) -> str:
+    """The text with the minus sign that matplotlib's own tick labels have, in place of hyphens."""
+    return text.replace("-", "−")
+
+
+def montage(images: Float[np.ndarray, "rows columns height width"]) -> Float[np.ndarray, "sheet_height sheet_width"]:
+    """A grid of images as one sheet, with `GAP` white pixels between them."""
+    rows, columns, height, width = images.shape
+    sheet = np.zeros((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP))
+    for r in range(rows):
+        for c in range(columns):
+            sheet[r * (height + GAP) :, c * (width + GAP) :][:height, :width] = images[r, c]
+    return sheet
+
+
+def show(
+    panel: Axes,
+    images: Float[np.ndarray, "rows columns height width"],
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+) -> None:
+    """Draw a grid of images with pixels in [0, 1]: 0 is white, 1 is black. Labels go left of rows and below columns."""
+    rows, columns, height, width = images.shape
+    panel.imshow(montage(images), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    panel.grid(visible=False)
+    panel.spines[:].set_visible(False)
+    panel.tick_params(length=0)
+    row_centres = [(height + GAP) * r + height / 2 for r in range(rows)]
+    column_centres = [(width + GAP) * c + width / 2 for c in range(columns)]
+    panel.set_yticks(row_centres if row_labels else [], list(row_labels))
+    panel.set_xticks(column_centres if column_labels else [], list(column_labels))
+
+
+def grid(
+    images: Float[np.ndarray, "rows columns height width"],
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+) -> Figure:
+    """A figure of one grid of images."""
+    rows, columns, height, width = images.shape
+    cell = min(0.75, 8 / columns)
+    figure, axes = new(columns * cell + 0.8, rows * cell * height / width + 0.5)
+    show(axes[0, 0], images, row_labels, column_labels)
+    return figure
+
+
+def in_rows(
+    images: Float[np.ndarray, "images height width"], columns: int
+) -> Float[np.ndarray, "rows {columns} height width"]:
+    """A list of images in rows of `columns`. White images fill up the last row."""
+    missing = -len(images) % columns
+    padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]))])
+    return padded.reshape(-1, columns, *images.shape[1:])

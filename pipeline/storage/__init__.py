@@ -1,0 +1,1 @@
+"""Files of text, tensors and tables, written atomically and checked for damage."""

@@ -1,0 +1,187 @@
+"""The MLflow store: the only file that imports mlflow.
+
+The `log` methods add what a run lacks and change nothing that it has, so each can be repeated.
+"""
+
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from pipeline.code import CODE_ROOTS
+from pipeline.storage.files import main_repository, sha256
+from pipeline.tracking.provenance import is_dead
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as StoredRun
+
+EXPERIMENT = "measured-vae"
+LOCK_SECONDS = 60  # creating a SQLite store takes 7
+BATCH = 1000  # metrics that MLflow takes in one call
+
+# MLflow reads these when it is imported. A dead server then costs seconds instead of minutes.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+Texts = Mapping[str, str]
+Point = tuple[str, float, int]  # key, value and step of a metric; a value of the whole run has step 0
+
+
+def store_uri() -> str:
+    """`MLFLOW_TRACKING_URI`, or the SQLite store of the main repository, as an absolute path."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_folder() / 'mlflow.db'}"
+
+
+def _folder() -> Path:
+    return main_repository() / "mlruns"
+
+
+class Store:
+    """A connection to the store, and the project's experiment in it."""
+
+    def __init__(self) -> None:
+        """Connect, create store and experiment if they do not exist, and close runs of dead processes.
+
+        Raises:
+            Exception: whatever MLflow raises.
+        """
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+
+        for logger in ("alembic", "mlflow"):  # they list the tables of a new store, and show tracebacks of failures
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
+        _folder().mkdir(parents=True, exist_ok=True)
+        self.changes = 0  # what this connection has added
+        # Held by whoever creates what it does not find. Two processes that create a SQLite store at once break it.
+        self.lock = FileLock(_folder() / "lock", timeout=LOCK_SECONDS)
+        with self.lock:
+            self.client = MlflowClient(store_uri())
+            self.experiment = self._experiment()
+        self._close_dead_runs()
+
+    def _experiment(self) -> str:
+        """The experiment's id. In the SQLite store its artifacts have an absolute path."""
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+        if experiment := self.client.get_experiment_by_name(name):
+            return experiment.experiment_id
+        local = store_uri().startswith("sqlite:")
+        return self.client.create_experiment(name, (_folder() / "artifacts").as_uri() if local else None)
+
+    def _close_dead_runs(self) -> None:
+        """Runs whose process has ended on this machine become KILLED, at the time of their last metric."""
+        for run in self.search("attributes.status = 'RUNNING'"):
+            if is_dead(run.data.tags):
+                points = [p for key in list(run.data.metrics)[:1] for p in self.history(run, key)]
+                end = max((point.timestamp for point in points), default=run.info.start_time)
+                self.client.set_terminated(run.info.run_id, "KILLED", end)
+                self.changes += 1
+
+    def search(self, query: str) -> "list[StoredRun]":
+        """Runs that match, newest first."""
+        return list(self.client.search_runs([self.experiment], query, order_by=["attributes.start_time DESC"]))
+
+    def history(self, run: "StoredRun", key: str) -> list[Any]:
+        """All points of a metric, with step, value and timestamp."""
+        return list(self.client.get_metric_history(run.info.run_id, key))
+
+    def create_run(self, name: str, tags: Texts) -> str:
+        """The id of a new run, which is RUNNING."""
+        self.changes += 1
+        return self.client.create_run(self.experiment, tags=dict(tags), run_name=name).info.run_id
+
+    def end_run(self, run_id: str, status: str) -> None:
+        """Set the final status: FINISHED, FAILED or KILLED."""
+        if self.client.get_run(run_id).info.status != status:
+            self.client.set_terminated(run_id, status)
+            self.changes += 1
+
+    def log(self, run_id: str, params: Texts, tags: Texts, points: Sequence[Point] = (), model_id: str = "") -> None:
+        """Add the parameters, tags and points of metrics that the run lacks; join the metrics to a model."""
+        run = self.client.get_run(run_id)
+        keys = {key for key, _, step in points if step} & run.data.metrics.keys()
+        logged = {(key, 0) for key in run.data.metrics}
+        logged |= {(key, point.step) for key in keys for point in self.history(run, key)}
+        self.send(
+            run_id,
+            {key: value for key, value in params.items() if key not in run.data.params},
+            {key: value for key, value in tags.items() if key not in run.data.tags},
+            [point for point in points if (point[0], point[2]) not in logged],
+            model_id,
+        )
+
+    def send(self, run_id: str, params: Texts, tags: Texts, points: Sequence[Point], model_id: str = "") -> None:
+        """Log what the run is known to lack."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        new_params, new_tags = [Param(*item) for item in params.items()], [RunTag(*item) for item in tags.items()]
+        if new_params or new_tags:
+            self.client.log_batch(run_id, params=new_params, tags=new_tags)
+        now, model = int(time.time() * 1000), {"model_id": model_id, "run_id": run_id} if model_id else {}
+        metrics = [Metric(key, value, now, step, **model) for key, value, step in points]
+        for start in range(0, len(metrics), BATCH):
+            self.client.log_batch(run_id, metrics[start : start + BATCH])
+        self.changes += len(params) + len(tags) + len(points)
+
+    def log_model(self, run_id: str, weights: Path, pixels: int, code: Path, tags: Texts) -> str:
+        """Add the trained model as the run's output, in MLflow's format; returns the model's id."""
+        from mlflow.entities import LoggedModelOutput
+
+        run = self.client.get_run(run_id)
+        if run.outputs and run.outputs.model_outputs:
+            return run.outputs.model_outputs[0].model_id
+        model = self.client.create_logged_model(self.experiment, "vae", run_id, dict(tags), model_type="VAE")
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's, about type hints of its own classes
+            _pack(weights, pixels, code, Path(folder) / "model", model.model_id, run_id)
+            self.client.log_model_artifacts(model.model_id, f"{folder}/model")
+        self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+        self.changes += 1
+        return model.model_id
+
+    def log_files(self, run_id: str, stage: str, paths: Sequence[Path], name: str) -> None:
+        """Upload a stage's files. Earlier ones are replaced only by the experiment `name` that has named the run."""
+        files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        run, tag, digest = self.client.get_run(run_id), f"artifacts.{stage}", sha256(*files)
+        logged = run.data.tags.get(tag)
+        if logged == digest or (logged and run.info.run_name != name):
+            return
+        for file in files:
+            self.client.log_artifact(run_id, str(file), file.parent.name)
+        self.client.set_tag(run_id, tag, digest)
+        self.changes += 1
+
+
+def _pack(weights: Path, pixels: int, code: Path, folder: Path, model_id: str, run_id: str) -> None:
+    """A model folder for `mlflow.pyfunc`: weights, code, requirements, signature and an example."""
+    import numpy as np
+    from mlflow import pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+    from pipeline.tracking.pyfunc_model import OUTPUTS, requirements
+
+    rows = Schema([TensorSpec(np.dtype(np.float32), (-1, -1))])
+    pyfunc.save_model(
+        str(folder),
+        mlflow_model=Model(model_id=model_id, run_id=run_id),
+        loader_module="pipeline.tracking.pyfunc_model",
+        data_path=str(weights),
+        code_paths=[str(code / name) for name in CODE_ROOTS],
+        pip_requirements=requirements(code / "requirements.lock"),
+        signature=ModelSignature(rows, rows, ParamSchema([ParamSpec("output", "string", OUTPUTS[0])])),
+        input_example=np.full((1, pixels), 0.5, np.float32),  # a grey image
+    )

@@ -1,0 +1,229 @@
+"""The state of a training, and the operations that change it. The driver in `fit.py` calls them."""
+
+import copy
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from pipeline.config import Train
+from pipeline.data.dequantise import dequantise
+from pipeline.errors import UserError
+from pipeline.model.objectives import Elbo, elbo
+from pipeline.model.vae import VAE
+from pipeline.process.distributed import SINGLE, Group, State
+from pipeline.storage.tensors import with_prefix
+from pipeline.training.schedule import learning_rate_factor
+from pipeline.training.split import split
+from pipeline.training.step import CHECK_EVERY, Step
+
+ROLLBACK = 0.5  # each rollback multiplies the learning rate by this
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Results of an epoch: means over images, in nats per image. Training and validation images are apart.
+
+    `gradient_norm` is the mean over steps; `learning_rate` is that after the last step; `best` says whether no earlier
+    epoch has a validation ELBO as large.
+    """
+
+    epoch: int
+    train_elbo: float
+    train_reconstruction: float
+    train_kl: float
+    validation_elbo: float
+    validation_reconstruction: float
+    validation_kl: float
+    learning_rate: float
+    gradient_norm: float
+    best: bool
+
+
+class NotFiniteError(UserError):
+    """A term of the ELBO, or the gradient, is NaN or infinite. The message names step, term and remedy."""
+
+
+class Trainer:
+    """A training between two steps: everything that later steps depend on, besides images and settings.
+
+    An epoch is: `check` and `step` in turn until `epoch_complete`, then `check` and `end_epoch`.
+
+    Args:
+        vae: the model, on the device to train on. It is changed in place.
+        images: the training images, on the same device; `settings.validation` of them are held out.
+        levels: grey levels of the images, for dequantisation.
+        group: the processes that train together. Each draws the noise of a whole batch and uses its shard of it, so
+            that the result is that of one process up to rounding.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        images: UInt8[Tensor, "images pixels"],
+        levels: int,
+        settings: Train,
+        group: Group = SINGLE,
+    ) -> None:
+        self.vae, self.settings, self.group, self.device = vae, settings, group, images.device
+        self.generator = torch.Generator(self.device).manual_seed(settings.seed)
+        parts = split(len(images), settings.validation, settings.seed)
+        self.train_index, held_out = (index.to(self.device) for index in parts)
+        # Validation uses one dequantisation and one latent noise, so that its ELBO compares between epochs.
+        self.held_out = dequantise(images[held_out], levels, self.generator)
+        self.held_out_noise = torch.randn(1, len(held_out), vae.latent, generator=self.generator, device=self.device)
+        self.gradient_step = Step(vae, images, levels, settings, group, self.generator)
+        self.steps = math.ceil(len(self.train_index) / settings.batch_size)
+        self.epoch, self.done = 1, 0  # the current epoch, and its number of finished steps
+        self.totals = [0.0, 0.0, 0.0]  # sums of the metrics over this epoch's checked steps
+        self.rollbacks = 0
+        self.history: list[Epoch] = []
+        self.best_elbo, self.best = -math.inf, copy.deepcopy(vae.state_dict())
+        self.order = self.train_index
+        self.epoch_start: State | None = None
+        self._begin_epoch()
+
+    @property
+    def epoch_complete(self) -> bool:
+        """Whether all steps of the current epoch are finished."""
+        return self.done == self.steps
+
+    def step(self) -> None:
+        """Make the next step. If it raises an error, the state is as before."""
+        size, before = self.settings.batch_size, self.generator.get_state()
+        batch = self.order[self.done * size : (self.done + 1) * size]
+        try:
+            self.gradient_step(batch, self._learning_rate(), self.done % CHECK_EVERY)
+        except BaseException:
+            self.generator.set_state(before)
+            raise
+        self.done += 1
+
+    def check(self) -> None:
+        """Every `CHECK_EVERY` steps and after the last one, fetch the metrics and check that they are finite.
+
+        After other steps, or called again, it does nothing.
+
+        Raises:
+            NotFiniteError: if a step was not finite. Weights and moments are those before that step.
+        """
+        if self.done % CHECK_EVERY and not self.epoch_complete:
+            return
+        rows = self.gradient_step.metrics.tolist()
+        first = max(0, self.done - 1) // CHECK_EVERY * CHECK_EVERY + 1
+        for step, values in enumerate(rows, first):
+            if not all(map(math.isfinite, values)):
+                raise NotFiniteError(self._advice(f"step {step} of {self.steps}", values))
+        self.totals = [math.fsum(values) for values in zip(self.totals, *rows, strict=True)]
+        self.gradient_step.clear()
+
+    def end_epoch(self) -> Epoch:
+        """Validate, keep the weights if they are the best so far, and begin the next epoch.
+
+        Raises:
+            NotFiniteError: if the validation ELBO is not finite.
+        """
+        validation = self._validate()
+        value = float(validation.value)
+        if best := value > self.best_elbo:
+            self.best_elbo, self.best = value, copy.deepcopy(self.vae.state_dict())
+        reconstruction, kl = (total / len(self.order) for total in self.totals[:2])
+        record = Epoch(
+            epoch=self.epoch,
+            train_elbo=reconstruction - kl,
+            train_reconstruction=reconstruction,
+            train_kl=kl,
+            validation_elbo=value,
+            validation_reconstruction=float(validation.reconstruction),
+            validation_kl=float(validation.kl),
+            learning_rate=self._learning_rate(),
+            gradient_norm=self.totals[2] / self.steps,
+            best=best,
+        )
+        self.history.append(record)
+        self.epoch, self.done, self.totals = self.epoch + 1, 0, [0.0, 0.0, 0.0]
+        self._begin_epoch()
+        return record
+
+    def roll_back(self) -> None:
+        """Return to the start of the epoch, with a smaller learning rate from now on."""
+        assert self.epoch_start
+        rollbacks, start = self.rollbacks + 1, self.epoch_start
+        self.restore(*copy.deepcopy(start))
+        self.rollbacks, self.epoch_start = rollbacks, start
+
+    def state(self) -> State:
+        """The whole state: tensors, and the rest as values for JSON."""
+        tensors = {"order": self.order, "generator": self.generator.get_state(), **self.gradient_step.state()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        numbers: dict[str, Any] = {
+            "epoch": self.epoch, "done": self.done, "totals": self.totals, "rollbacks": self.rollbacks,
+            "history": [asdict(epoch) for epoch in self.history],
+        }  # fmt: skip
+        if self.epoch_start:
+            tensors |= {f"epoch_start/{name}": value for name, value in self.epoch_start[0].items()}
+            numbers["epoch_start"] = self.epoch_start[1]
+        return tensors, numbers
+
+    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Continue from a `state`."""
+        self.gradient_step.restore(tensors)
+        self.best = {name: value.to(self.device) for name, value in with_prefix("best", tensors).items()}
+        self.order = tensors["order"].to(self.device)
+        self.generator.set_state(tensors["generator"].cpu())
+        self.epoch, self.done, self.rollbacks = numbers["epoch"], numbers["done"], numbers["rollbacks"]
+        self.totals = numbers["totals"]
+        self.history = [Epoch(**record) for record in numbers["history"]]
+        self.best_elbo = max((epoch.validation_elbo for epoch in self.history), default=-math.inf)
+        start = numbers.get("epoch_start")
+        self.epoch_start = (with_prefix("epoch_start", tensors), start) if start else None
+
+    def _begin_epoch(self) -> None:
+        """Shuffle the images, and remember the state if the epoch may be rolled back."""
+        self.vae.train()
+        shuffled = torch.randperm(len(self.train_index), generator=self.generator, device=self.device)
+        self.order, self.epoch_start = self.train_index[shuffled], None
+        if self.settings.rollbacks:
+            self.epoch_start = copy.deepcopy(self.state())
+
+    def _validate(self) -> Elbo:
+        """The mean ELBO of the held-out images."""
+        shard = self.group.shard(len(self.held_out))
+        x, noise = self.held_out[shard], self.held_out_noise[:, shard]
+        sums = _sum_elbo(self.vae, x, noise, self.settings.batch_size)
+        self.group.all_reduce_sum_(sums)
+        validation = Elbo(*sums / len(self.held_out))
+        if not math.isfinite(float(validation.value)):
+            terms = [float(validation.reconstruction), float(validation.kl), 0.0]
+            raise NotFiniteError(self._advice("validation", terms))
+        return validation
+
+    def _learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        step, steps = (self.epoch - 1) * self.steps + self.done, self.steps * self.settings.epochs
+        factor = learning_rate_factor(step, steps, self.settings.warmup, self.settings.final_learning_rate)
+        return self.settings.learning_rate * factor * ROLLBACK**self.rollbacks
+
+    def _advice(self, place: str, values: list[float]) -> str:
+        """The message for values of the terms that are not all finite."""
+        terms = ("reconstruction term of the ELBO", "KL", "norm of the gradient")
+        term, value = next((term, value) for term, value in zip(terms, values, strict=True) if not math.isfinite(value))
+        remedy = "a larger model.sigma, " if term == terms[0] else ""
+        after = f" after {self.rollbacks} rollback{'s' * (self.rollbacks > 1)}" if self.rollbacks else ""
+        return (
+            f"epoch {self.epoch}, {place}{after}: the {term} is {value}; try {remedy}a smaller train.learning_rate or "
+            "train.clip_norm, or more train.rollbacks"
+        )
+
+
+@torch.inference_mode()
+def _sum_elbo(
+    vae: VAE, x: Float[Tensor, "images pixels"], noise: Float[Tensor, "samples images latent"], batch_size: int
+) -> Float[Tensor, " terms"]:
+    """The ELBO's terms summed over all images. Computed in batches in float32, whatever the precision; float64 sums."""
+    vae.eval()
+    parts = [elbo(vae, xs, ns) for xs, ns in zip(x.split(batch_size), noise.split(batch_size, dim=1), strict=True)]
+    return torch.stack([torch.cat([p[term] for p in parts]).cpu().double().sum() for term in range(2)])

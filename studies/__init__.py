@@ -1,0 +1,1 @@
+"""Studies: grids of experiments over one parameter, and a page for each."""

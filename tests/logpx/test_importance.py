@@ -1,0 +1,177 @@
+"""Log p(x) by importance sampling: exact or calibrated on the linear model, unbiased whatever the pilots choose."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from logpx import importance, noise
+from logpx.batching import CACHED, chunk_size, image_blocks
+from logpx.importance import Settings, log_px
+from logpx.noise import LEVELS, Stream
+from logpx.prior_monte_carlo import prior_monte_carlo
+from logpx.weights import Diagnosis
+from pipeline.config import Model, Params
+from pipeline.data.dataset import Dataset
+from pipeline.data.dequantise import dequantised
+from pipeline.evaluation.settings import estimator
+from pipeline.model.vae import VAE
+from pipeline.training.fit import fit
+from tests.support import Linear
+
+SETTINGS = Settings(samples=256, budget=1024, chunk=1024, seed=5)
+
+
+def estimate(vae: VAE, x: torch.Tensor, proposal: str = "mixture", **changes: Any) -> Diagnosis:
+    return log_px(vae, x, replace(SETTINGS, proposal=proposal, **changes)).diagnosis
+
+
+def test_with_the_exact_posterior_the_estimate_is_exact(linear: Linear, generator: torch.Generator) -> None:
+    x = linear.sample(20, generator)
+    result = estimate(linear.vae(), x, "encoder")
+    # Proposals draw float32 noise; the weights are exact whatever the sample.
+    torch.testing.assert_close(result.log_px, linear.log_px(x), rtol=0, atol=1e-10)
+    torch.testing.assert_close(result.ess, torch.full((20,), 256.0).double(), rtol=1e-9, atol=0)
+    assert result.trusted.all()
+
+
+@pytest.mark.parametrize(
+    ("proposal", "degrees_of_freedom"),
+    [("encoder", None), ("laplace", None), ("laplace", 5.0), ("mixture", None), ("mixture", 5.0)],
+)
+def test_every_proposal_converges_to_the_density(
+    linear: Linear, generator: torch.Generator, proposal: str, degrees_of_freedom: float | None
+) -> None:
+    x, vae = linear.sample(8, generator), linear.vae(scale=1.3, shift=0.05)
+    result = estimate(vae, x, proposal, samples=8192, budget=8192, degrees_of_freedom=degrees_of_freedom)
+    # Eight images at 4.5 standard errors: fails for one seed in 18 000, and the seed is fixed.
+    assert ((result.log_px - linear.log_px(x)).abs() < 4.5 * result.standard_error).all()
+    assert result.trusted.all()
+
+
+def test_prior_monte_carlo_converges_if_the_posterior_is_wide(linear: Linear, generator: torch.Generator) -> None:
+    wide = Linear(linear.w, linear.b, sigma=1.5)
+    x = wide.sample(6, generator)
+    result = prior_monte_carlo(wide.vae(), x, samples=20_000, seed=5, chunk=4)
+    standard_error = (1 / result.ess - 1 / 20_000).sqrt()
+    # Six images at 4.5 standard errors: fails for one seed in 24 000, and the seed is fixed.
+    assert ((result.log_px - wide.log_px(x)).abs() < 4.5 * standard_error).all()
+
+
+def test_a_narrow_proposal_is_not_trusted_and_the_mixture_is(linear: Linear, generator: torch.Generator) -> None:
+    vae, x = linear.vae(scale=0.2), linear.sample(20, generator)
+    assert estimate(vae, x, "encoder").trusted.double().mean() < 0.2
+    assert estimate(vae, x, "mixture").trusted.all()
+
+
+def test_images_with_poor_pilots_get_more_samples_up_to_the_budget(linear: Linear, generator: torch.Generator) -> None:
+    vae, x = linear.vae(scale=8.0), linear.sample(30, generator)
+    result = estimate(vae, x, "encoder", samples=64, budget=1024)
+    assert {64.0, 256.0} <= set(result.samples.tolist()) <= {64.0, 256.0, 1024.0}
+    assert estimate(vae, x, "encoder", samples=64, budget=1023).samples.max() == 256
+    first = estimate(vae, x, "encoder", samples=64, budget=64)
+    assert first.samples.max() == 64
+    # Images that stay at the first level have the same estimate as without further levels.
+    stayed = result.samples == 64
+    torch.testing.assert_close(result.log_px[stayed], first.log_px[stayed], rtol=0, atol=1e-9)
+
+
+def test_the_estimate_is_unbiased_although_pilots_choose_the_number_of_samples(
+    linear: Linear, generator: torch.Generator
+) -> None:
+    """The mean of p̂(x)/p(x) over repetitions is one, because the estimate uses fresh samples."""
+    vae, one = linear.vae(scale=6.0), linear.sample(1, generator)
+    x = one.expand(3000, -1).contiguous()  # the same image under 3 000 noises
+    result = estimate(vae, x, "encoder", samples=64, budget=256)
+    assert set(result.samples.tolist()) == {64.0, 256.0}
+    ratio = (result.log_px - linear.log_px(x)).exp()
+    # At 4.5 standard errors: fails for one seed in 150 000, and the seed is fixed.
+    assert abs(float(ratio.mean()) - 1) < 4.5 * float(ratio.std()) / math.sqrt(len(ratio))
+
+
+def test_no_noise_is_used_twice(linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pilots and estimates of each level draw fresh noise. The bias of reused noise can be too small to see."""
+    drawn: list[tuple[int, int, int]] = []
+    original = noise.draw
+
+    def record(seed: int, images: torch.Tensor, stream: int, block: int, samples: int, latent: int) -> noise.Noise:
+        drawn.extend((image, stream, block) for image in images.tolist())
+        return original(seed, images, stream, block, samples, latent)
+
+    monkeypatch.setattr(noise, "draw", record)
+    monkeypatch.setattr(importance, "draw", record)
+    vae, x = linear.vae(scale=8.0), linear.sample(30, generator)
+    estimate(vae, x, "encoder", samples=64, budget=1024)
+    used = {stream for _, stream, _ in drawn}
+    assert {Stream.ESTIMATE.of(0), Stream.ESTIMATE.of(1), Stream.PILOT.of(0), Stream.PILOT.of(1)} <= used
+    assert len(drawn) == len(set(drawn))
+
+
+def test_an_estimate_depends_neither_on_the_chunk_nor_on_the_batch(linear: Linear, generator: torch.Generator) -> None:
+    vae, x = linear.vae(scale=1.5), linear.sample(30, generator)
+    reference = estimate(vae, x, chunk=4096)
+    for chunk in (128, 640, 100_000):
+        torch.testing.assert_close(estimate(vae, x, chunk=chunk).log_px, reference.log_px, rtol=0, atol=1e-9)
+    torch.testing.assert_close(estimate(vae, x[:7]).log_px, reference.log_px[:7], rtol=0, atol=1e-9)
+
+
+def test_the_decoder_never_sees_more_than_a_chunk(linear: Linear, generator: torch.Generator) -> None:
+    vae, x = linear.vae(), linear.sample(30, generator)
+    seen: list[int] = []
+    vae.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:-1].numel()))
+    estimate(vae, x, "encoder", samples=1000, budget=1000, chunk=512)
+    prior_monte_carlo(vae, x, samples=1000, seed=0, chunk=512)
+    assert max(seen) <= 512
+    assert sum(seen) == 30 * (500 + 1000) + 1000
+
+
+def test_the_output_of_a_chunk_fits_the_cache() -> None:
+    vae = VAE(Model(latent=16, encoder=(), decoder=(512,), activation="silu", sigma=0.1), 784)
+    chunk = chunk_size(vae)
+    assert chunk % noise.BLOCK == 0
+    assert CACHED * 0.9 < chunk * 784 <= CACHED
+
+
+def test_blocks_cover_all_images_once() -> None:
+    blocks = image_blocks(30, latent=3, chunk=16)
+    assert [image for block in blocks for image in block] == list(range(30))
+    assert max(map(len, blocks)) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples": 0}, "samples = 0"),
+        ({"budget": 256 * 4**LEVELS}, "at most 16384 times samples"),
+        ({"chunk": 127}, "chunk = 127: at least 128"),
+        ({"proposal": "posterior"}, "one of prior, encoder, laplace, mixture"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SETTINGS, **changes)
+
+
+def test_every_level_of_the_largest_budget_has_its_own_noise() -> None:
+    """The streams of all levels and rounds, and those of other uses, are distinct numbers."""
+    streams = [use.of(level) for use in (Stream.ESTIMATE, Stream.PILOT) for level in range(LEVELS)]
+    streams += [
+        Stream.REFINEMENT.of(level, r) for level in range(LEVELS) for r in range(len(importance._rounds(level)))
+    ]
+    streams += [use.value for use in Stream if use not in (Stream.ESTIMATE, Stream.PILOT, Stream.REFINEMENT)]
+    assert len(streams) == len(set(streams)) == 2 * LEVELS + LEVELS + 1 + 6
+
+
+def test_rounding_changes_log_px_by_less_than_promised(params: Params, tiny: Dataset) -> None:
+    """float64 stands for another processor, thread count or chunk: the noise is the same, only rounding differs."""
+    torch.manual_seed(0)
+    vae = VAE(Model(latent=3, encoder=(16,), decoder=(16,), activation="silu", sigma=0.2), tiny.pixels)
+    list(fit(vae, tiny.train_images.flatten(1), tiny.levels, params.train.model_copy(update={"epochs": 40})))
+    x = dequantised(tiny.test_images, tiny.levels, 1)
+    settings = estimator(params.evaluate, vae)
+    first = log_px(vae, x, settings).diagnosis
+    other = log_px(vae.double(), x.double(), settings).diagnosis
+    assert not torch.equal(first.log_px, other.log_px)
+    assert (first.log_px - other.log_px).abs().mean() < 1e-3

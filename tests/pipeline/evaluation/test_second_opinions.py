@@ -1,0 +1,36 @@
+"""Second opinions on the linear model: annealing and bounds agree with the known log p(x)."""
+
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.config import Params
+from pipeline.evaluation import second_opinions
+from pipeline.evaluation.settings import estimator
+from tests.support import Linear
+
+
+def test_they_agree_with_the_known_density(params: Params, linear: Linear, generator: torch.Generator) -> None:
+    vae, x = linear.vae(scale=1.5), linear.sample(8, generator)
+    truth = linear.log_px(x)
+    measured = pd.DataFrame({"label": 0, "log_px": truth, "log_px_se": 0.0, "elbo": truth - 0.3})
+    verify = params.verify.model_copy(update={"images": 8, "chains": 16, "temperatures": 20, "gap_steps": 150})
+    table = second_opinions.measure(vae, x, measured, verify, estimator(params.evaluate, vae))
+    assert table["kind"].tolist() == ["test"] * 8 + ["simulated"] * 8
+    found = second_opinions.summarise(table)
+    # The posterior is diagonal, so no gap is left to the best Gaussian. Standard errors here are below 0.05 nats.
+    assert found["difference"] == pytest.approx(0, abs=0.1)
+    assert found["approximation_gap"] == pytest.approx(0, abs=0.3)
+    assert found["amortisation_gap"] == pytest.approx(0.3, abs=0.3)
+    assert -0.05 < found["bdmc_gap"] < 0.5
+    assert found["bdmc_gap"] == pytest.approx(found["above_lower"] + found["below_upper"], abs=1e-3)
+
+
+def test_there_is_a_curve_for_every_method(params: Params, linear: Linear, generator: torch.Generator) -> None:
+    vae, x = linear.vae(), linear.sample(4, generator)
+    changes = {"curve_images": 2, "curve_samples": 16, "curve_temperatures": (3, 5), "chains": 4}
+    verify = params.verify.model_copy(update=changes)
+    curves = second_opinions.curves(vae, x, verify, estimator(params.evaluate, vae))
+    assert curves["method"].value_counts().to_dict() == {
+        "prior": 3, "encoder": 3, "laplace": 3, "mixture": 3, "annealed": 2,
+    }  # fmt: skip

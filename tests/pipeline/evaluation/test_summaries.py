@@ -1,0 +1,77 @@
+"""Summaries of the measured tables: means, standard errors and differences with their right signs."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.evaluation import second_opinions, test_images
+
+
+def measured(**changes: list[float]) -> pd.DataFrame:
+    """Two measured test images."""
+    columns: dict[str, list[float]] = {
+        "elbo": [1.0, 2.0], "reconstruction": [11.0, 13.0], "kl": [10.0, 11.0], "log_px": [3.0, 5.0],
+        "log_px_se": [0.1, 0.3], "ess": [20.0, 40.0], "khat": [0.1, 0.3], "samples": [64.0, 256.0],
+        "trusted": [1.0, 0.0], "converged": [1.0, 1.0], "evaluations": [100.0, 300.0],
+        "encoder_log_px": [1.0, np.nan], "encoder_ess": [1.5, np.nan],
+        "prior_log_px": [-9.0, -11.0], "prior_ess": [1.0, 3.0],
+    }  # fmt: skip
+    return pd.DataFrame(columns | changes)
+
+
+def test_the_summary_of_the_test_images_has_the_right_numbers() -> None:
+    assert test_images.summarise(measured()) == {
+        "images": 2, "not_finite": 0, "elbo": 1.5, "elbo_se": 0.5, "reconstruction": 12.0, "reconstruction_se": 1.0,
+        "kl": 10.5, "kl_se": 0.5, "log_px": 4.0, "log_px_se": 1.0, "gap": 2.5, "trusted": 0.5, "converged": 1.0,
+        "samples_mean": 160.0, "evaluations_mean": 200.0, "image_se_median": 0.2, "ess_median": 30.0,
+        "khat_median": 0.2, "encoder_images": 1, "encoder_short": 2.0, "encoder_ess_median": 1.5,
+        "prior_log_px": -10.0, "prior_ess_median": 2.0,
+    }  # fmt: skip
+
+
+def test_images_without_a_finite_number_are_in_no_mean_but_are_counted() -> None:
+    three = pd.concat([measured(), measured(log_px=[np.nan, 7.0], elbo=[1.0, np.inf])], ignore_index=True)
+    found = test_images.summarise(three)
+    assert (found["images"], found["not_finite"], found["log_px"]) == (2, 2, 4.0)
+    with pytest.raises(UserError, match=r"no test image has a finite ELBO and log p\(x\); .*model\.sigma"):
+        test_images.summarise(measured(log_px=[np.nan, np.nan]))
+
+
+@pytest.mark.parametrize("khat", [-np.inf, np.inf])
+def test_an_infinite_khat_leaves_the_metrics_finite(khat: float) -> None:
+    assert all(map(math.isfinite, test_images.summarise(measured(khat=[khat, khat])).values()))
+
+
+def verified() -> pd.DataFrame:
+    """Two test images and two simulated ones."""
+    test = {
+        "kind": "test",
+        "log_px": [10.0, 12.0],
+        "annealed": [9.5, 11.5],
+        "best_elbo": [7.0, 9.0],
+        "elbo": [2.0, 4.0],
+    }
+    simulated = {"kind": "simulated", "log_px": [20.0, 22.0], "annealed": [19.0, 21.0], "upper": [20.5, 22.5]}
+    return pd.concat([pd.DataFrame(test), pd.DataFrame(simulated)], ignore_index=True)
+
+
+def test_the_summary_of_second_opinions_has_the_right_signs() -> None:
+    assert second_opinions.summarise(verified()) == {
+        "images": 2, "not_finite": 0,
+        "difference": 0.5, "difference_se": 0.0, "approximation_gap": 3.0, "approximation_gap_se": 0.0,
+        "amortisation_gap": 5.0, "amortisation_gap_se": 0.0, "bdmc_gap": 1.5, "bdmc_gap_se": 0.0,
+        "above_lower": 1.0, "above_lower_se": 0.0, "below_upper": 0.5, "below_upper_se": 0.0,
+    }  # fmt: skip
+
+
+def test_differences_that_are_not_finite_are_in_no_mean_but_are_counted() -> None:
+    table = verified()
+    table.loc[0, "annealed"] = np.nan
+    found = second_opinions.summarise(table)
+    assert (found["difference"], found["not_finite"]) == (0.5, 1)
+    table["best_elbo"] = np.nan
+    with pytest.raises(UserError, match="no image has a finite approximation_gap"):
+        second_opinions.summarise(table)

@@ -1,0 +1,151 @@
+"""All mistakes in params.yaml are reported at once, each with its key, its value and what is allowed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from logpx import importance
+from logpx.noise import LEVELS
+from pipeline.config import LARGEST_BUDGET, ParameterError, Params, check_params, load_params, read_yaml
+from tests.support import ROOT, STAGES, command, run_in_process
+
+GOOD = (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+
+def write(folder: Path, *changes: tuple[str, str]) -> Path:
+    text = GOOD
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = folder / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def mistakes(path: Path) -> list[str]:
+    with pytest.raises(ParameterError) as caught:
+        load_params(path)
+    return str(caught.value).splitlines()[1:]
+
+
+def test_the_committed_file_is_valid() -> None:
+    assert isinstance(load_params(ROOT / "params.yaml"), Params)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  sigma:", "  sgima:", "model.sgima: unknown key; did you mean model.sigma?"),
+        ("  latent: 16", '  latent: "16"', 'model.latent = "16": input should be a valid integer'),
+        ("  latent: 16", "  latent: 16.0", "model.latent = 16.0: input should be a valid integer"),
+        ("  latent: 16", "  latent: true", "model.latent = true: input should be a valid integer"),
+        ("  sigma: 0.0707107", "  sigma: -1", "model.sigma = -1: input should be greater than 0"),
+        ("  sigma: 0.0707107", "  sigma: .nan", "model.sigma = NaN: input should be a finite number"),
+        ("  sigma: 0.0707107", "  sigma: .inf", "model.sigma = Infinity: input should be a finite number"),
+        (
+            "  encoder: [512, 512]",
+            "  encoder: [512, 0]",
+            "model.encoder.1 = 0: input should be greater than or equal to 1",
+        ),
+        ("  activation: silu", "  activation: sliu", "did you mean silu?"),
+        (
+            "  name: mnist",
+            "  name: mnits",
+            "data.name = \"mnits\": input should be 'mnist', 'fashion_mnist', 'kmnist' or",
+        ),
+        ("  device: auto", "  device:", "runtime.device = null: input should be 'auto', 'cpu' or 'cuda'"),
+        ("runtime:\n", "runtmie:\n", "runtmie: unknown key; did you mean runtime?"),
+        ("  latent: 16", "  epochs: 3\n  latent: 16", "model.epochs: unknown key; did you mean train.epochs?"),
+        ("  latent: 16", "  latent: 16\n  latent: 33", "duplicate key"),
+        ("model:\n", "model: [\n", "not valid YAML: line"),
+        (
+            "  latent: 16",
+            "  latent: 100000000",
+            "model.latent = 100000000: input should be less than or equal to 65536",
+        ),
+        ("  encoder: [512, 512]", "  encoder: &a [*a, *a]", "aliases (*name) are not used here"),
+        ("  chunk: 0", "  chunk: 127", "evaluate.chunk = 127: input should be at least 128, or 0 to choose"),
+        (
+            "  budget: 4096",
+            "  budget: 4194305",
+            "evaluate.budget = 4194305: input should be at most 4194304, 16384 times evaluate.samples",
+        ),
+    ],
+)
+def test_a_mistake_is_reported_with_its_key_and_value(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert any(message in line for line in mistakes(write(tmp_path, (old, new)))), mistakes(tmp_path / "params.yaml")
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, ("  sigma:", "  sgima:"), ("  epochs: ", "  epochs: -"), ("  device: auto", "  device: gpu"))
+    found = mistakes(path)
+    assert len(found) == 4  # the unknown key, the missing one, and two values
+    assert any("model.sigma: missing" in line for line in found)
+
+
+def test_the_largest_budget_is_what_the_estimator_has_levels_for(tmp_path: Path) -> None:
+    assert LARGEST_BUDGET == importance.GROWTH ** (LEVELS - 1)
+    evaluate = load_params(write(tmp_path, ("  budget: 4096", f"  budget: {256 * LARGEST_BUDGET}"))).evaluate
+    importance.Settings(samples=evaluate.samples, budget=evaluate.budget, chunk=128)
+    with pytest.raises(ValueError, match="budget"):
+        importance.Settings(samples=evaluate.samples, budget=evaluate.budget + 1, chunk=128)
+
+
+def test_wrong_samples_are_reported_without_a_word_about_the_budget(tmp_path: Path) -> None:
+    (found,) = mistakes(write(tmp_path, ("  samples: 256", "  samples: many")))
+    assert "evaluate.samples" in found
+
+
+def test_changed_content_is_checked_under_the_name_of_its_own_file() -> None:
+    content = read_yaml(ROOT / "params.yaml")
+    assert check_params(Path("presets/good.yaml"), content) == load_params(ROOT / "params.yaml")
+    content["model"]["latent"] = 0
+    with pytest.raises(ParameterError, match=r"^presets/bad\.yaml: 1 mistake; nothing was run\n  model\.latent = 0"):
+        check_params(Path("presets/bad.yaml"), content)
+
+
+def test_scientific_notation_is_a_number_as_for_dvc(tmp_path: Path) -> None:
+    assert load_params(write(tmp_path, ("  learning_rate: 0.002", "  learning_rate: 1e-3"))).train.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize("content", ["", "42", "- a\n- b", "null"])
+def test_a_file_without_sections_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "params.yaml").write_text(content)
+    assert "a mapping of sections is expected" in mistakes(tmp_path / "params.yaml")[0]
+
+
+def test_a_huge_file_is_read_only_up_to_the_limit(tmp_path: Path) -> None:
+    with (tmp_path / "params.yaml").open("wb") as file:
+        file.truncate(1 << 40)
+    assert "larger than 1048576 bytes" in mistakes(tmp_path / "params.yaml")[0]
+    (tmp_path / "params.yaml").write_text("é" * 1_000_000, encoding="utf-8")  # fewer characters than bytes
+    assert "larger than 1048576 bytes" in mistakes(tmp_path / "params.yaml")[0]
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert "cannot be read" in mistakes(tmp_path / "params.yaml")[0]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_refuses_before_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    write(tmp_path, ("  sigma:", "  sgima:"))
+    monkeypatch.chdir(tmp_path)
+    # The input files do not exist either: a stage that read them first would report that.
+    assert run_in_process(stage, *command(stage)[3:]) == 2
+    assert "did you mean model.sigma?" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_refusal_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
+    write(tmp_path, ("  sigma:", "  sgima:"))
+    result = subprocess.run(
+        [sys.executable, "-m", "stages.download", *command("download")[3:]],
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: params.yaml: 2 mistakes; nothing was run")
+    assert len(result.stderr.splitlines()) == 3

@@ -1,0 +1,268 @@
+"""Training: it learns, chooses by validation, is fixed by the seed, and resumes with the same bytes."""
+
+import math
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.config import Model, Train
+from pipeline.data.dataset import Dataset
+from pipeline.model.vae import VAE
+from pipeline.process import lifecycle
+from pipeline.process.distributed import Group, State
+from pipeline.process.recovery import UnfinishedWork
+from pipeline.training.fit import fit
+from pipeline.training.split import split
+from pipeline.training.trainer import Epoch, NotFiniteError, Trainer
+
+# Six epochs of three steps.
+SETTINGS = {
+    "epochs": 6, "batch_size": 16, "optimizer": "adamw", "learning_rate": 0.01, "warmup": 0.1,
+    "final_learning_rate": 0.1, "weight_decay": 0.0, "clip_norm": 100.0, "validation": 0.2,
+    "precision": "float32", "rollbacks": 0, "seed": 0,
+}  # fmt: skip
+MODEL = Model(latent=2, encoder=(16,), decoder=(16,), activation="silu", sigma=0.2)
+
+# Steps soon become non-finite; with enough rollbacks the learning rate becomes small enough.
+EXPLODING: dict[str, Any] = {
+    "learning_rate": 10.0,
+    "clip_norm": 1e30,
+    "warmup": 0.0,
+    "optimizer": "adam",
+    "final_learning_rate": 1.0,
+}
+HOPELESS: dict[str, Any] = EXPLODING | {"learning_rate": 1e20}
+
+
+def run(
+    dataset: Dataset, model: Model = MODEL, work: UnfinishedWork | None = None, **changes: object
+) -> tuple[VAE, list[Epoch]]:
+    torch.manual_seed(0)
+    vae = VAE(model, dataset.pixels)
+    settings = Train.model_validate(SETTINGS | changes)
+    return vae, list(fit(vae, dataset.train_images.flatten(1), dataset.levels, settings, work))
+
+
+def weights(vae: VAE) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in vae.parameters()])
+
+
+def test_the_elbo_rises(tiny: Dataset) -> None:
+    _, epochs = run(tiny, epochs=30)
+    assert epochs[-1].validation_elbo > epochs[0].validation_elbo + 10
+    assert all(math.isclose(e.train_elbo, e.train_reconstruction - e.train_kl, rel_tol=1e-4) for e in epochs)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_seed_fixes_the_weights(tiny: Dataset, precision: str, optimizer: str) -> None:
+    first, again = (run(tiny, precision=precision, optimizer=optimizer) for _ in range(2))
+    assert torch.equal(weights(first[0]), weights(again[0]))
+    assert first[1] == again[1]
+    other, _ = run(tiny, precision=precision, optimizer=optimizer, seed=1)
+    assert not torch.equal(weights(first[0]), weights(other))
+
+
+def test_bfloat16_gives_similar_but_different_results(tiny: Dataset) -> None:
+    (exact, epochs), (mixed, mixed_epochs) = run(tiny), run(tiny, precision="bfloat16")
+    assert not torch.equal(weights(exact), weights(mixed))
+    assert abs(epochs[0].train_elbo - mixed_epochs[0].train_elbo) < 0.05 * abs(epochs[0].train_elbo)
+
+
+def test_the_model_has_the_weights_of_the_best_epoch(tiny: Dataset) -> None:
+    # The learning rate stays large, so the last epoch is not the best one.
+    changes = {"epochs": 40, "learning_rate": 0.3, "final_learning_rate": 1.0}
+    vae, epochs = run(tiny, **changes)
+    values = [epoch.validation_elbo for epoch in epochs]
+    best = values.index(max(values))
+    assert best < len(values) - 1
+    assert [e.best for e in epochs] == [v > max(values[:i], default=-math.inf) for i, v in enumerate(values)]
+
+    torch.manual_seed(0)
+    at_best = VAE(MODEL, tiny.pixels)
+    settings = Train.model_validate(SETTINGS | changes)
+    for epoch in fit(at_best, tiny.train_images.flatten(1), tiny.levels, settings):
+        if epoch.epoch == best + 1:
+            break
+    assert torch.equal(weights(vae), weights(at_best))
+
+
+def test_held_out_images_do_not_change_the_weights(tiny: Dataset) -> None:
+    _, held_out = split(len(tiny.train_images), 0.2, seed=0)
+    changed = tiny.train_images.clone()
+    changed[held_out] = 16 - changed[held_out]
+    reference, _ = run(tiny, epochs=1)
+    other, _ = run(Dataset("tiny", 17, changed, tiny.train_labels, tiny.test_images, tiny.test_labels), epochs=1)
+    assert torch.equal(weights(reference), weights(other))
+
+
+def test_the_gradient_is_clipped(tiny: Dataset) -> None:
+    loose, epochs = run(tiny, epochs=1, optimizer="adam")
+    assert epochs[0].gradient_norm > 1
+    tight, _ = run(tiny, epochs=1, optimizer="adam", clip_norm=1e-12)
+    torch.manual_seed(0)
+    start = weights(VAE(MODEL, tiny.pixels))
+    assert (weights(tight) - start).norm() < 0.1 * (weights(loose) - start).norm()
+
+
+def test_a_non_finite_elbo_stops_the_training_with_advice(tiny: Dataset) -> None:
+    with pytest.raises(NotFiniteError, match=r"epoch 1, step 2 of 3: the .* is (nan|inf|-inf); .*learning_rate"):
+        run(tiny, learning_rate=1e20, clip_norm=1e30, warmup=0.0)
+
+
+def test_if_sigma_is_too_small_for_float32_the_message_names_the_term(tiny: Dataset) -> None:
+    with pytest.raises(NotFiniteError, match=r"epoch 1, step 1 of 3: the reconstruction term .* is .*model\.sigma"):
+        run(tiny, Model.model_validate({**MODEL.model_dump(), "sigma": 1e-30}))
+
+
+def test_rollbacks_end_non_finite_steps(tiny: Dataset) -> None:
+    with pytest.raises(NotFiniteError):
+        run(tiny, **EXPLODING)
+    with pytest.raises(NotFiniteError, match="after 1 rollback:"):
+        run(tiny, rollbacks=1, **HOPELESS)
+    vae, epochs = run(tiny, rollbacks=9, **EXPLODING)
+    assert weights(vae).isfinite().all()
+    rates = [epoch.learning_rate for epoch in epochs]
+    assert rates[-1] in [EXPLODING["learning_rate"] / 2**n for n in range(1, 10)]
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("changes", [{}, {"rollbacks": 20} | EXPLODING | {"learning_rate": 3.0}])
+def test_results_do_not_depend_on_how_often_steps_are_checked(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    vae, epochs = run(tiny, batch_size=4, **changes)
+    for steps in (2, 5):
+        monkeypatch.setattr("pipeline.training.step.CHECK_EVERY", steps)
+        monkeypatch.setattr("pipeline.training.trainer.CHECK_EVERY", steps)
+        other, again = run(tiny, batch_size=4, **changes)
+        assert torch.equal(weights(vae), weights(other))
+        assert again == epochs
+
+
+class Killed(UnfinishedWork):
+    """Saves the state at each step, and ends the process after `saves` of them."""
+
+    saves = 0
+
+    def save(self, tensors: dict[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        if self.saves > 0:
+            super().save(tensors, numbers)
+            self.saves -= 1
+            if self.saves == 0:
+                raise SystemExit
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "adam", "precision": "bfloat16"}, {"rollbacks": 9} | EXPLODING])
+def test_killed_many_times_it_gives_the_same_bytes(tiny: Dataset, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Killed after 1, 2, 3, ... more steps, also in the middle of an epoch."""
+    undisturbed, epochs = run(tiny, **changes)
+    for saves in range(1, 40):
+        work = Killed(tmp_path, 0.0)
+        work.saves = saves
+        try:
+            vae, resumed = run(tiny, work=work, **changes)
+        except SystemExit:
+            continue
+        assert saves > 4
+        assert resumed == epochs
+        assert torch.equal(weights(vae), weights(undisturbed))
+        assert len(list(tmp_path.iterdir())) == 2
+        return
+    raise AssertionError("never ended")
+
+
+def test_a_failed_training_fails_again_at_once(tiny: Dataset, tmp_path: Path) -> None:
+    messages: set[str] = set()
+    for _ in range(2):
+        with pytest.raises(NotFiniteError) as caught:
+            run(tiny, work=UnfinishedWork(tmp_path, 1e9), **HOPELESS)
+        messages.add(str(caught.value))
+        found = UnfinishedWork(tmp_path, 1e9).load()
+        assert found
+        assert all(value.isfinite().all() for name, value in found[0].items() if name.startswith("weights/"))
+    assert len(messages) == 1
+
+
+@pytest.fixture
+def signal_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let SIGTERM arrive during a step with this number, from 1."""
+    monkeypatch.setattr(lifecycle, "_interrupted", 0)  # also restores it
+    step, taken = Trainer.step, []
+
+    def arrange(number: int) -> None:
+        def interrupted_step(trainer: Trainer) -> None:
+            taken.append(1)
+            if len(taken) == number:
+                lifecycle._handle(signal.SIGTERM, None)
+            step(trainer)
+
+        monkeypatch.setattr(Trainer, "step", interrupted_step)
+
+    return arrange
+
+
+def test_a_signal_takes_effect_after_the_step(
+    tiny: Dataset, tmp_path: Path, signal_in_step: Callable[[int], None]
+) -> None:
+    signal_in_step(4)
+    work = UnfinishedWork(tmp_path, 1e9)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(tiny, work=work)
+    assert caught.value.args == (signal.SIGTERM,)
+    saved = work.load()
+    assert saved
+    assert (saved[1]["epoch"], saved[1]["done"]) == (2, 1)
+
+
+def test_a_signal_takes_effect_at_once_while_the_caller_has_a_record(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_interrupted", 0)
+    work = UnfinishedWork(tmp_path, 1e9)
+    vae = VAE(MODEL, tiny.pixels)
+    settings = Train.model_validate(SETTINGS)
+    epochs = fit(vae, tiny.train_images.flatten(1), tiny.levels, settings, work)
+    next(epochs)
+    with pytest.raises(KeyboardInterrupt):
+        lifecycle._handle(signal.SIGTERM, None)
+    epochs.close()
+    saved = work.load()
+    assert saved
+    assert (saved[1]["epoch"], saved[1]["done"]) == (2, 0)
+
+
+class Pair(Group):
+    """One of two processes; the other receives SIGTERM in its fourth step."""
+
+    asked: ClassVar[list[int]] = []
+
+    def all_reduce_sum_(self, values: Tensor) -> None: ...
+
+    def broadcast(self, state: State | None) -> State | None:
+        return state
+
+    def all_reduce_max(self, number: int) -> int:
+        self.asked.append(number)
+        return signal.SIGTERM if len(self.asked) == 5 else number  # asked after each of 3 steps, and after the epoch
+
+
+def test_a_signal_to_one_process_stops_the_other_after_the_same_step(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_interrupted", 0)
+    work = UnfinishedWork(tmp_path, 1e9)
+    vae = VAE(MODEL, tiny.pixels)
+    images = tiny.train_images.flatten(1)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        list(fit(vae, images, tiny.levels, Train.model_validate(SETTINGS), work, Pair(0, 2)))
+    assert caught.value.args == (signal.SIGTERM,)
+    saved = work.load()
+    assert saved
+    assert (saved[1]["epoch"], saved[1]["done"]) == (2, 1)
+    assert Pair.asked == [0] * 5

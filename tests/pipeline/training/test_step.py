@@ -1,0 +1,127 @@
+"""One step of training: it runs on the device only, and a non-finite step changes nothing."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.config import Model, Train
+from pipeline.data.dataset import Dataset
+from pipeline.model.vae import VAE
+from pipeline.process.distributed import SINGLE
+from pipeline.training.cuda_graph import GraphedFunction
+from pipeline.training.step import Step
+from tests.simulated import DEVICE, Simulated
+
+MODEL = Model(latent=2, encoder=(16,), decoder=(16,), activation="silu", sigma=0.2)
+SETTINGS = Train(
+    epochs=3, batch_size=20, optimizer="adamw", learning_rate=0.01, warmup=0.1, final_learning_rate=0.1,
+    weight_decay=0.1, clip_norm=100.0, validation=0.2, precision="float32", rollbacks=0, seed=0,
+)  # fmt: skip
+
+
+def make_step(dataset: Dataset, settings: Train = SETTINGS, device: torch.device | None = None) -> Step:
+    torch.manual_seed(0)
+    images = dataset.train_images.flatten(1).to(device)
+    vae = VAE(MODEL, dataset.pixels).to(device)
+    return Step(vae, images, dataset.levels, settings, SINGLE, torch.Generator().manual_seed(0))
+
+
+def weights_and_moments(step: Step) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in step.state().items() if name != "metrics"}
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_new_step_has_changed_nothing(tiny: Dataset) -> None:
+    """Although it has created the optimiser's moments by a skipped step."""
+    step = make_step(tiny)
+    torch.manual_seed(0)
+    fresh = VAE(MODEL, tiny.pixels)
+    assert equal(fresh.state_dict(), step.vae.state_dict())
+    assert torch.equal(step.generator.get_state(), torch.Generator().manual_seed(0).get_state())
+    moments = [value for name, value in step.state().items() if name.startswith("optimizer/")]
+    assert moments
+    assert not any(moment.any() for moment in moments)
+    assert not step.metrics.any()
+
+
+def test_a_non_finite_step_and_all_after_it_are_skipped_until_clear(tiny: Dataset) -> None:
+    step, batch = make_step(tiny), torch.arange(10)
+    step(batch, 0.01, 0)
+    assert step.metrics[0].isfinite().all()
+    assert (step.metrics[0] != 0).all()
+    weight = next(step.vae.parameters())
+    finite = weight[0, 0].item()
+    with torch.no_grad():
+        weight[0, 0] = torch.inf
+    before = weights_and_moments(step)
+    step(batch, 0.01, 1)
+    assert equal(before, weights_and_moments(step))
+    with torch.no_grad():
+        weight[0, 0] = finite
+    before = weights_and_moments(step)
+    step(batch, 0.01, 2)
+    assert step.metrics[2].isfinite().all()
+    assert equal(before, weights_and_moments(step))
+    step.clear()
+    step(batch, 0.01, 3)
+    after = weights_and_moments(step)
+    assert not any(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_gradient_longer_than_the_clip_norm_is_scaled_down_to_it(tiny: Dataset) -> None:
+    """After one step the first moments are (1 − β₁) times the gradient."""
+    free = make_step(tiny)
+    free(torch.arange(10), 0.01, 0)
+    norm = free.metrics[0, 2].item()
+    for clip in (norm / 7, norm * 7):
+        step = make_step(tiny, SETTINGS.model_copy(update={"clip_norm": clip}))
+        step(torch.arange(10), 0.01, 0)
+        moments = [value for name, value in step.state().items() if name.endswith("/exp_avg")]
+        length = torch.cat([moment.flatten() for moment in moments]).norm().item() / 0.1
+        assert length == pytest.approx(min(clip, norm), rel=1e-5)
+
+
+def test_a_restored_step_continues_with_the_same_bytes(tiny: Dataset) -> None:
+    one, other, batch = make_step(tiny), make_step(tiny), torch.arange(10)
+    one(batch, 0.01, 0)
+    addresses = {name: value.data_ptr() for name, value in other.state().items()}
+    other.restore({name: value.clone() for name, value in one.state().items()})
+    other.generator.set_state(one.generator.get_state())
+    for step in (one, other):
+        step(batch, 0.01, 1)
+    assert equal(one.state(), other.state())
+    assert {name: value.data_ptr() for name, value in other.state().items()} == addresses
+
+
+def test_replayed_steps_give_the_bytes_of_called_ones(tiny: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    """So `state` has all tensors that a step changes, and a step reads its arguments from fixed tensors."""
+    called, replayed = make_step(tiny), make_step(tiny)
+    replayed.graphed = GraphedFunction(
+        list(replayed.state().values()), replayed.generator, lambda function, generator: function
+    )
+    for number, size in enumerate([10, 10, 7, 10, 7]):
+        for step in (called, replayed):
+            step(torch.arange(size) + number, 0.01 * number, number)
+    assert equal(called.state(), replayed.state())
+    assert torch.equal(called.generator.get_state(), replayed.generator.get_state())
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_step_moves_nothing_between_host_and_device(tiny: Dataset, precision: str, optimizer: str) -> None:
+    """A CUDA graph could not capture it if it did. And the results are those of the CPU."""
+    settings = SETTINGS.model_copy(update={"precision": precision, "optimizer": optimizer})
+    cpu = make_step(tiny, SETTINGS.model_copy(update={"optimizer": optimizer}))
+    cpu(torch.arange(10), 0.01, 0)
+    with Simulated() as simulated:
+        step = make_step(tiny, settings, DEVICE)
+        batch = torch.arange(10).to(DEVICE)
+        simulated.crossings.clear()
+        step(batch, 0.01, 0)
+        assert simulated.crossings == []
+        for name, value in step.state().items():
+            torch.testing.assert_close(value.cpu(), cpu.state()[name])

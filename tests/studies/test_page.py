@@ -1,0 +1,88 @@
+"""The page of a study."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import Model
+from pipeline.data.dataset import Dataset, save_dataset
+from pipeline.errors import UserError
+from pipeline.model.checkpoint import Description, TrainedModel, save_checkpoint
+from pipeline.model.vae import VAE
+from studies import page
+from studies.grids import STUDIES
+from tests.pipeline.report.artists import cell, texts
+
+
+def outcome(log_px: float) -> dict[str, Any]:
+    """What `dvc exp show` has of an experiment."""
+    names = ("log_px_se", "elbo", "elbo_se", "reconstruction", "kl", "ess_median", "image_se_median")
+    test = dict.fromkeys((*names, "evaluations_mean"), 3.0) | {"log_px": log_px, "images": 20, "trusted": 0.5}
+    return {"rev": "abc", "metrics": {"reports/metrics/evaluate.json": {"data": {"test": test}}}}
+
+
+@pytest.fixture
+def model(tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainedModel:
+    """A model of the data set that is in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    save_dataset(Path("data/images.safetensors"), tiny)
+    settings = Model(latent=2, encoder=(4,), decoder=(4,), activation="relu", sigma=0.1)
+    torch.manual_seed(0)
+    description = Description(model=settings, height=6, width=5, levels=17, dataset="tiny", data_sha256="d", epoch=1)
+    return TrainedModel(VAE(settings, 30).eval(), description, "m")
+
+
+@pytest.mark.parametrize("name", list(STUDIES))
+def test_a_page_has_every_value_and_every_failure_and_loads_nothing(
+    name: str, model: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "load_experiment_model", lambda rev: model)
+    outcomes = {32.0: outcome(-1.25), 64.0: outcome(12.5), 128.0: "epoch 3: <the ELBO> is no longer finite"}
+    page.write(name, STUDIES[name], outcomes, Path("reports/studies"))
+
+    html = Path(f"reports/studies/{name}.html").read_text(encoding="utf-8")
+    assert re.findall(r'(?:src|href)="(?!data:)[^"]*"', html) == []
+    assert "<script" not in html
+    assert "&lt;the ELBO&gt; is no longer finite" in html
+    markdown = Path(f"reports/studies/{name}.md").read_text(encoding="utf-8")
+    for text in (STUDIES[name].story, "| 32 | −1.2", "| 64 | 12.5", "| 128 | epoch 3", f"({name}_images.png)"):
+        assert text in markdown
+    numbers = json.loads(Path(f"reports/studies/{name}.json").read_text(encoding="utf-8"))
+    assert [row["log_px"] for row in numbers["experiments"]] == [-1.25, 12.5]
+    assert list(numbers["failed"]) == ["128"]
+    for picture in (f"{name}.png", f"{name}_images.png"):
+        assert (Path("reports/studies") / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_experiment_has_a_row_of_reconstructions_and_samples(model: TrainedModel, tiny: Dataset) -> None:
+    (panel,) = page.draw_images(STUDIES["latent"], {2.0: model, 4.0: model}).axes
+    assert texts(panel.get_yticklabels()) == ["test digits", "2", "4"]
+    cells = [[cell(panel, row, column, 6, 5) for column in range(16)] for row in range(3)]
+    x = (tiny.test_images[:6].flatten(1) + 0.5) / 17
+    for column in range(6):
+        assert cells[0][column].flatten() == pytest.approx(x[column].numpy())
+        decoded = model.vae.decoder(model.vae.encoder(x[column]).mean).mean
+        assert cells[1][column].flatten() == pytest.approx(decoded.detach().numpy(), abs=1e-6)
+    assert not any(image.any() for image in cells[0][6:])  # test digits have no samples
+    assert not cells[1][6].any()  # the gap
+    assert all(np.array_equal(one, other) for one, other in zip(cells[1], cells[2], strict=True))
+
+
+def test_a_model_comes_from_the_cache_of_dvc(
+    model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path / "cached", model.vae.state_dict(), model.description)
+    dvc = tmp_path / "bin/dvc"
+    dvc.parent.mkdir()
+    dvc.write_text(f'#!/bin/sh\n[ "$6" = known ] && cp {tmp_path}/cached "$8" || {{ echo gone >&2; exit 1; }}\n')
+    dvc.chmod(0o755)
+    monkeypatch.setenv("PATH", str(dvc.parent), prepend=":")
+    loaded = page.load_experiment_model("known")
+    assert loaded.description == model.description
+    with pytest.raises(UserError, match=r"model of other is not in DVC's cache: gone; remove the experiment"):
+        page.load_experiment_model("other")

@@ -1,0 +1,138 @@
+"""Running a study: which experiments are started, and what counts as a result. A script stands in for dvc."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import UserError
+from studies import __main__, page
+from studies.grids import STUDIES, Study
+
+STUDY = Study(
+    title="", story="", parameter="model.latent", axis="", values=(4.0, 8.0), panels=("kl", "kl", "kl", "kl"),
+    settings=("verify.curve_temperatures=[10,30]",),
+)  # fmt: skip
+
+
+class Dvc:
+    """A `dvc` whose `exp show` prints `show.json`, and whose `exp run` is logged and prints `output`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        script = folder / "dvc"
+        script.write_text(
+            f'#!/bin/sh\ncd {folder}\nif [ "$2" = show ]; then cat show.json; exit $(cat show_code); fi\n'
+            f'echo "$@" >> log; cp after.json show.json; cat output; exit $(cat code)\n'
+        )
+        script.chmod(0o755)
+        (folder / "log").touch()
+        self.shows([])
+        self.runs("", 0, [])
+
+    def shows(self, experiments: list[dict[str, Any]], code: int = 0) -> None:
+        (self.folder / "show.json").write_text(self.json(experiments))
+        (self.folder / "show_code").write_text(str(code))
+
+    def runs(self, output: str, code: int, after: list[dict[str, Any]]) -> None:
+        (self.folder / "output").write_text(output)
+        (self.folder / "code").write_text(str(code))
+        (self.folder / "after.json").write_text(self.json(after))
+
+    @staticmethod
+    def json(experiments: list[dict[str, Any]]) -> str:
+        return json.dumps([{"rev": "workspace"}, {"rev": "head", "experiments": experiments}])
+
+    @property
+    def started(self) -> list[str]:
+        return (self.folder / "log").read_text().splitlines()
+
+
+@pytest.fixture
+def dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dvc:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return Dvc(folder)
+
+
+def experiment(name: str, latent: int, temperatures: tuple[int, ...] = (10, 30)) -> dict[str, Any]:
+    """An experiment as `dvc exp show --json` prints it."""
+    params = {"model": {"latent": latent}, "verify": {"curve_temperatures": list(temperatures)}}
+    data = {"params": {"params.yaml": {"data": params}}}
+    return {"name": name, "revs": [{"rev": f"rev of {name}", "data": data}]}
+
+
+def test_an_experiment_with_the_same_settings_is_not_run_again(dvc: Dvc) -> None:
+    dvc.shows([experiment("latent-4", 4), experiment("latent-8", 8)])
+    found = __main__.run("latent", STUDY, 4.0, [])
+    assert isinstance(found, dict)
+    assert found["rev"] == "rev of latent-4"
+    assert dvc.started == []
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        pytest.param([], id="no experiment"),
+        pytest.param([experiment("latent-8", 4)], id="another name"),
+        pytest.param([experiment("latent-4", 5)], id="another value"),
+        pytest.param([experiment("latent-4", 4, (10, 20))], id="another setting of the study"),
+        pytest.param([{"name": "latent-4", "revs": [{"rev": "r", "data": None}]}], id="not finished"),
+    ],
+)
+def test_an_experiment_is_run_unless_it_exists_with_the_same_settings(dvc: Dvc, earlier: list[dict[str, Any]]) -> None:
+    dvc.shows(earlier)
+    dvc.runs("trained", 0, [experiment("latent-4", 4)])
+    found = __main__.run("latent", STUDY, 4.0, [])
+    assert isinstance(found, dict)
+    assert found["rev"] == "rev of latent-4"
+    assert dvc.started == [
+        "exp run --temp --force --name latent-4 -S verify.curve_temperatures=[10,30] -S model.latent=4"
+    ]
+
+
+def test_a_setting_of_the_command_line_is_part_of_the_experiment(dvc: Dvc) -> None:
+    dvc.shows([experiment("latent-4", 4)])
+    dvc.runs("trained", 0, [experiment("latent-4", 4)])
+    __main__.run("latent", STUDY, 4.0, ["train.epochs=5"])
+    assert "-S train.epochs=5 " in dvc.started[0]
+
+
+def test_a_failed_training_is_a_result(dvc: Dvc) -> None:
+    dvc.runs("some output\nerror: epoch 3: the ELBO is no longer finite\nlast line\n", 1, [])
+    assert __main__.run("latent", STUDY, 4.0, []) == "epoch 3: the ELBO is no longer finite"
+
+
+def test_any_other_failure_stops_the_study_with_its_output(dvc: Dvc) -> None:
+    dvc.runs("some output\nerror: no space left\nlast line\n", 1, [])
+    with pytest.raises(UserError, match=r"(?s)latent-4 failed: error: no space left.*some output.*last line"):
+        __main__.run("latent", STUDY, 4.0, [])
+
+
+def test_a_dvc_that_cannot_list_experiments_is_an_error(dvc: Dvc) -> None:
+    dvc.shows([], code=1)
+    with pytest.raises(UserError, match="dvc exp show failed"):
+        __main__.experiments()
+
+
+def test_the_command_runs_the_grid_and_writes_its_page(dvc: Dvc, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+    monkeypatch.setattr(page, "write", lambda *arguments: written.extend(arguments))
+    monkeypatch.setattr(sys, "argv", ["studies", "latent", "--values", "4,8", "-S", "train.epochs=5"])
+    monkeypatch.setitem(STUDIES, "latent", STUDY)
+    dvc.runs("error: epoch 1: the ELBO is no longer finite", 1, [])
+    with pytest.raises(UserError, match="no experiment of the study succeeded: epoch 1"):
+        __main__.main()
+    assert written == []
+
+    dvc.runs("trained", 0, [experiment("latent-4", 4), experiment("latent-8", 8)])
+    __main__.main()
+    name, study, outcomes, folder = written
+    assert (name, study, folder) == ("latent", STUDY, Path("reports/studies"))
+    assert {value: outcome["rev"] for value, outcome in outcomes.items()} == {
+        4.0: "rev of latent-4", 8.0: "rev of latent-8",
+    }  # fmt: skip
+    assert all("train.epochs=5" in line for line in dvc.started)

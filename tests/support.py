@@ -1,0 +1,150 @@
+"""What the tests share: stages as dvc.yaml runs them, their outputs, and a linear-Gaussian model with closed forms."""
+
+import importlib
+import os
+import random
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float
+from ruamel.yaml import YAML
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
+
+from logpx.observations.gaussian import GaussianObservation
+from pipeline.code import ROOT
+from pipeline.config import Model, read_yaml
+from pipeline.model.vae import VAE
+from pipeline.process.exit import run_cli
+from tools import presets
+
+STAGES: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
+
+Run = Callable[[str], int]
+
+
+@contextmanager
+def isolated() -> Iterator[pytest.MonkeyPatch]:
+    """Hide the caller's data mirror, tracking server and DVC repository; restore all seeds and PyTorch's settings."""
+    matmul = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    settings = torch.get_deterministic_debug_mode(), torch.get_num_threads(), matmul.fp32_precision
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith(("DVC_", "MLFLOW_")) or n == "DATA_MIRROR"]:
+            patch.delenv(name)
+        patch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.set_deterministic_debug_mode("error")
+        yield patch
+    torch.set_deterministic_debug_mode(settings[0])
+    torch.set_num_threads(settings[1])
+    matmul.fp32_precision = settings[2]
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+
+
+def write_params(path: Path, **changes: object) -> Path:
+    """Write a params.yaml of the preset `tiny` without tracking; `section__key=value` changes it."""
+    content = presets.merge(read_yaml(ROOT / "params.yaml"), presets.load("tiny"))
+    content["tracking"]["mode"] = "off"
+    for name, value in changes.items():
+        section, key = name.split("__")
+        content[section][key] = value
+    with path.open("w", encoding="utf-8") as file:
+        YAML().dump(content, file)
+    return path
+
+
+def command(stage: str) -> list[str]:
+    """The words of a stage's command in dvc.yaml."""
+    return shlex.split(STAGES[stage]["cmd"])
+
+
+def run_in_process(stage: str, *words: str) -> int:
+    """Run a stage's `main` in this process with these words as its command line; return its exit code."""
+    before = sys.argv
+    sys.argv = [stage, *words]
+    try:
+        return run_cli(importlib.import_module(f"stages.{stage}").main)
+    finally:
+        sys.argv = before
+
+
+def run_stage(stage: str) -> int:
+    """Run a stage in this process with the command line of dvc.yaml; return its exit code."""
+    return run_in_process(stage, *command(stage)[3:])
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """Content of all files that stages have written in a folder, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.parts[len(folder.parts)] in ("data", "models", "reports")
+    }
+
+
+class Identity(GaussianObservation):
+    """f(z) = the network's output itself: with one linear layer the decoder is linear."""
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__(sigma)
+        self.link = nn.Identity()
+
+
+@dataclass(frozen=True)
+class Linear:
+    """x = W z + b + σ ε: marginal N(b, WWᵀ + σ²I), posterior precision M = I + WᵀW/σ²; float64.
+
+    Tipping & Bishop 1999, equations 3 to 8.
+    """
+
+    w: Float[Tensor, "pixels latent"]
+    b: Float[Tensor, " pixels"]
+    sigma: float
+
+    @property
+    def precision(self) -> Float[Tensor, "latent latent"]:
+        return torch.eye(self.w.shape[1], dtype=self.w.dtype) + self.w.T @ self.w / self.sigma**2
+
+    def posterior_mean(self, x: Float[Tensor, "batch pixels"]) -> Float[Tensor, "batch latent"]:
+        return (x - self.b) @ self.w / self.sigma**2 @ self.precision.inverse()
+
+    def log_px(self, x: Float[Tensor, "batch pixels"]) -> Float[Tensor, " batch"]:
+        noise = self.sigma**2 * torch.eye(len(self.b), dtype=self.w.dtype)
+        return MultivariateNormal(self.b, self.w @ self.w.T + noise).log_prob(x)
+
+    def vae(self, scale: float = 1.0, shift: float = 0.0) -> VAE:
+        """The model with a mean-field encoder at the posterior, its s times `scale` and its μ moved by `shift`.
+
+        With orthogonal columns of W, scale 1 and shift 0 it is the exact posterior.
+        """
+        pixels, latent = self.w.shape
+        settings = Model(latent=latent, encoder=(), decoder=(), activation="relu", sigma=self.sigma)
+        vae = VAE(settings, pixels).double()
+        vae.decoder.observation = Identity(self.sigma)
+        decoder, encoder = vae.decoder.network[0], vae.encoder.network[0]
+        assert isinstance(decoder, nn.Linear)
+        assert isinstance(encoder, nn.Linear)
+        gain = self.precision.inverse() @ self.w.T / self.sigma**2
+        with torch.no_grad():
+            decoder.weight.copy_(self.w)
+            decoder.bias.copy_(self.b)
+            encoder.weight[:latent] = gain
+            encoder.bias[:latent] = -gain @ self.b + shift
+            encoder.weight[latent:] = 0
+            encoder.bias[latent:] = -0.5 * self.precision.diagonal().log() + torch.tensor(scale).double().log()
+        return vae.eval()
+
+    def sample(self, count: int, generator: torch.Generator) -> Float[Tensor, "count pixels"]:
+        z = torch.randn(count, self.w.shape[1], generator=generator, dtype=self.w.dtype)
+        noise = torch.randn(count, len(self.b), generator=generator, dtype=self.w.dtype)
+        return z @ self.w.T + self.b + self.sigma * noise
