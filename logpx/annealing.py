@@ -2,8 +2,8 @@
 
 A chain goes from the proposal r to the posterior through the densities r(z)^(1−β) p(x, z)^β, β from 0 to 1. Its
 weight, the product of the ratios on its way, has the mean p(x) (Neal 2001). For data simulated from the model one
-exact posterior sample is known: the z that made x. A chain from there to r gives 1/p(x) in the mean, so that log p(x)
-lies between the two estimates in expectation (Grosse, Ghahramani & Adams 2015; Wu et al. 2017).
+exact posterior sample is known: the z that made x. The weight of a chain from there to r has the mean 1/p(x), so that
+log p(x) lies between the two estimates in expectation (Grosse, Ghahramani & Adams 2015; Wu et al. 2017).
 """
 
 from collections.abc import Iterator
@@ -102,8 +102,8 @@ def bidirectional(
 ) -> tuple[Float[Tensor, "chains batch"], Float[Tensor, "chains batch"]]:
     """Log-weights of forward chains, and of reverse chains from the z that made each x; nats, float64 on the CPU.
 
-    In expectation, log mean exp of the first is at most log p(x), and −log mean exp of the negative second is at least
-    log p(x). The upper bound is strict only if `exact` is a posterior sample: x simulated from the model with that z.
+    In expectation logmeanexp(forward) ≤ log p(x) ≤ −logmeanexp(−reverse). The upper bound holds only if `exact` is a
+    posterior sample: x simulated from the model with that z.
     """
     steps = tune(problem)
     start = _state(problem, exact.expand(problem.settings.chains, -1, -1))

@@ -21,8 +21,8 @@ from logpx.weights import MINIMUM_ESS, Diagnosis, Weights, diagnose, khat_thresh
 PROPOSALS = ("prior", "encoder", "laplace", "mixture")
 GROWTH = 4  # factor between the numbers of samples of two levels
 PILOTS = 2  # K / PILOTS pilot samples are drawn before K samples
-SAFETY = 2.0  # a pilot's effective sample size is optimistic
-MARGIN = 0.2  # and its k̂ is noisy: more than one standard error
+SAFETY = 2.0  # factor on MINIMUM_ESS for pilots, whose effective sample size is an overestimate
+MARGIN = 0.2  # subtracted from the limit of k̂ for pilots: more than one standard error of their k̂
 GRADIENTS = (32, 64)  # samples whose gradients refine the proposal, by round
 GRADIENTS_OF_HARD = (128,)  # the same, at each level after the first
 

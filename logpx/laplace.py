@@ -4,7 +4,7 @@ For an observation model whose log-density has the score s = ∂ log p(x | m)/�
 mean m = f(z), the log-joint log p(x | z) + log p(z) has the gradient Jᵀs − z and the generalised Gauss-Newton
 matrix I + JᵀFJ, J = ∂f/∂z (Martens 2020). For N(f(z), σ²I) that is I + JᵀJ/σ². It leads to the mode. There the
 precision is the exact Hessian: where f bends, Gauss-Newton alone is too narrow in some directions and too wide in
-others. A Hessian that is not safely positive is bounded below by `FLOOR` times Gauss-Newton.
+others. Eigenvalues of the Hessian, relative to Gauss-Newton, are raised to at least `FLOOR`.
 """
 
 from typing import NamedTuple

@@ -22,7 +22,7 @@ BLOCK = 128
 SHARED = 2**32 - 1
 
 NORMAL, UNIFORM = 0, 1
-LEVELS = 8  # of the adaptive estimator; each level has its own streams
+LEVELS = 8  # most levels of the adaptive estimator; each has its own streams
 
 WORD = 2**32 - 1
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
@@ -33,8 +33,8 @@ ROUNDS = 10
 class Stream(IntEnum):
     """What an image's noise is used for. Each use has its own stream, so that no two uses share a number.
 
-    The adaptive estimator's three streams are the first of `LEVELS` consecutive ones, of two for each level of
-    `REFINEMENT`: `Stream.of` gives the one of a level.
+    `ESTIMATE` and `PILOT` are each the first of `LEVELS` consecutive numbers, one per level of the adaptive estimator.
+    `REFINEMENT` is the first of 2 · `LEVELS`, two per level. `of(level)` gives the number of a level.
     """
 
     ELBO = 0
@@ -48,7 +48,7 @@ class Stream(IntEnum):
     ANNEALING_REVERSE = 98
 
     def of(self, level: int, part: int = 0) -> int:
-        """The stream of a level of the adaptive estimator, and of a round of refinement in it."""
+        """The number of this stream at a level, and for `REFINEMENT` of a round at that level."""
         return self + (2 * level + part if self is Stream.REFINEMENT else level)
 
 

@@ -18,12 +18,12 @@ from logpx.model import Model
 from logpx.noise import Noise
 from logpx.refinement import refine
 
-# Shares of Laplace, encoder and prior in the mixture. The first gets nearly all samples; the others bound the weights
-# of samples in regions that it misses.
+# Fractions of Laplace, encoder and prior in the mixture. The first gets nearly all samples; the others bound the
+# weights of samples in regions that it misses.
 SHARES = (0.9, 0.05, 0.05)
 
-# The fitted proposal's standard deviations are enlarged by this share: tails that are too light cost far more than
-# tails that are too heavy. Hard images get more samples, which can afford more.
+# The fitted proposal's standard deviations are enlarged by this fraction: tails that are too light cost far more than
+# tails that are too heavy. Images whose weights showed heavy tails (`hard`) get more samples, and a wider proposal.
 EXCESS, EXCESS_OF_HARD = 0.15, 0.265
 
 # Far from all training images the encoder's scale can overflow float32, and a scale of 0 or ∞ is no density.
@@ -67,7 +67,7 @@ class Proposal:
         first = self.components[0]
         assert isinstance(first, Gaussian)
         latent = first.mean.shape[-1]
-        # Gradients are taken where the posterior is thought to be, samples from a wider distribution.
+        # Gradients are evaluated under the Gaussian itself; importance samples come from the widened one.
         new = refine(model, x, replace(first, cholesky=first.cholesky * inflation(latent)), noise.normal)
         wider = replace(new, cholesky=new.cholesky / inflation(latent, hard=hard))
         return replace(self, components=(wider, *self.components[1:]))

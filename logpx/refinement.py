@@ -49,7 +49,7 @@ def refine(
     eigenvalues, vectors = torch.linalg.eigh(eye + 0.5 * (slope + slope.mT))
     precision = (vectors * eigenvalues.clamp(WIDEST, NARROWEST)[:, None]) @ vectors.mT
     move = torch.linalg.solve(precision, excess.mean(0)[..., None])[..., 0]
-    # No farther than the samples reach: beyond them the regression knows nothing.
+    # The step stays within the radius of the samples, because the regression does not extrapolate.
     move = move * (math.sqrt(latent) / move.norm(dim=-1, keepdim=True).clamp(min=math.sqrt(latent)))
     factor = start.cholesky.double()
     step = torch.linalg.solve_triangular(factor.mT, move[..., None], upper=True)[..., 0]

@@ -103,7 +103,7 @@ def pareto_khat(log_w: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"
     The shape is the posterior mean of Zhang & Stephens (2009), shrunk a little towards ½. Equal weights have no tail:
     −∞. Too few samples for a fit, or a tail wider than the range of floating-point numbers, give +∞.
 
-    ArviZ computes the same for one image at a time, and is the tests' witness.
+    ArviZ computes the same for one image at a time; the tests compare with it.
     """
     log_w = log_w.double()
     samples = len(log_w)

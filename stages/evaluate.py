@@ -53,7 +53,8 @@ def main() -> None:
 
 def report(metrics: dict[str, int | float]) -> None:
     if metrics["not_finite"]:
-        print(f"warning: {metrics['not_finite']:.0f} images have no finite number, and are in no mean", file=sys.stderr)
+        text = "images have a non-finite ELBO or log p(x) and are excluded from all means"
+        print(f"warning: {metrics['not_finite']:.0f} {text}", file=sys.stderr)
     print(f"ELBO: {metrics['elbo']:.2f} ± {metrics['elbo_se']:.2f} nats per image")
     print(f"log p(x): {metrics['log_px']:.2f} ± {metrics['log_px_se']:.2f}, {metrics['trusted']:.1%} of images trusted")
 

@@ -101,7 +101,7 @@ def main() -> None:
         wrong += [f"  {path.relative_to(ROOT)}, {line}" for line in (errors + changes if check else errors)]
     if wrong:
         remedy = "run `python -m tools.documents`; make the files that are missing, or correct their names"
-        raise UserError("\n".join(["these numbers are not those of reports/:", *wrong, remedy]))
+        raise UserError("\n".join(["these numbers differ from reports/:", *wrong, remedy]))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from logpx.proposals import propose
 from logpx.weights import Weights
 from pipeline.model.vae import VAE
 
-SMALLEST = 4  # samples; fewer have no standard error worth drawing
+SMALLEST = 4  # samples; with fewer the standard error means little
 
 
 def importance_curve(
@@ -25,7 +25,7 @@ def importance_curve(
 
     Returns:
         method, evaluations (of the decoder per image, with those of fitting the proposal), log_px (mean over
-        images, nats), low and high (95 % interval by the delta method, the estimate's own idea of its error).
+        images, nats), low and high (95 % interval by the delta method).
     """
     columns, spent = [], []
     for block in importance.blocks(vae, x, settings):

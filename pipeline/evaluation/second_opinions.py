@@ -91,7 +91,7 @@ def curves(vae: VAE, x: Tensor, verify: Verify, settings: Settings) -> pd.DataFr
 def summarise(table: pd.DataFrame) -> dict[str, int | float]:
     """Means over images in nats, each with its standard error over images.
 
-    Differences that are not finite are in no mean; `not_finite` counts them.
+    Non-finite differences are excluded from the means; `not_finite` counts them.
 
     Raises:
         UserError: if all differences of one kind are not finite.

@@ -49,7 +49,7 @@ def measure(vae: VAE, x: Tensor, evaluate: Evaluate, settings: Settings, work: U
     elbo = _distribute("elbo", ranges(len(x), chunk // BLOCK), elbos_of, work, group)
     prior = _distribute("prior", ranges(len(x), chunk), prior_of, work, group)
     main = _log_px("log_px", vae, x, settings, work, group)
-    # The usual estimate with as many decoder evaluations as fit, pilots and estimate took on average, and no more.
+    # The estimate with the encoder as proposal, at the main estimate's average number of decoder evaluations.
     equal = max(32, round(float(main["evaluations"].mean()) / (1 + 1 / PILOTS)))
     usual = replace(settings, samples=equal, budget=equal, proposal="encoder")
     encoder = _log_px("comparison", vae, x[: evaluate.comparison], usual, work, group)
@@ -108,8 +108,8 @@ def summarise(table: pd.DataFrame) -> dict[str, int | float]:
     """Means over the test images with their standard errors, shares and medians.
 
     An image's estimate has its own sampling error, so the spread of the estimates over images contains both that
-    and the images' own: the standard error of the mean combines the two. Images without a finite number are in no
-    mean; `not_finite` counts them.
+    and the images' own: the standard error of the mean combines the two. Images with a non-finite ELBO or
+    log p(x) are excluded from all means; `not_finite` counts them.
 
     Raises:
         UserError: if no image has finite numbers.

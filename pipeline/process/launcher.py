@@ -30,9 +30,11 @@ Codes = dict[int, int]  # rank → exit code, in the order in which the workers 
 
 
 def launch(processes: int, device: torch.device) -> bool:
-    """Re-run this stage as `processes` workers. Return True if it did, and the caller should return.
+    """Re-run this stage as `processes` workers. Each gets its share of this process's threads, or one GPU.
 
-    False if one process is wanted, and in a worker. Each worker gets its share of this process's threads, or one GPU.
+    Returns:
+        True in the launcher, once the workers have succeeded: the caller must return. False in a worker, and if
+        `processes` is 1.
 
     Raises:
         UserError: if there are fewer GPUs than processes.

@@ -29,8 +29,8 @@ WORKER_FOLDER = "STAGE_WORKER_FOLDER"
 def run_stage(main: Callable[[], None]) -> int:
     """Run the `main` of a stage as this process and return the exit code.
 
-    SIGINT and SIGTERM raise KeyboardInterrupt, inside `defer_interrupts` at its end. A second signal ends the process
-    at once.
+    SIGINT and SIGTERM raise KeyboardInterrupt; inside a `defer_interrupts` block, when the block ends. A second signal
+    ends the process at once.
 
     The launcher of a stage holds the workspace lock for its workers, and prints the error of one of them. Under
     torchrun rank 0 holds the lock, and every worker prints its error.

@@ -154,7 +154,7 @@ def convergence(scene: Scene) -> Figure:
 @picture(
     "Which estimates can be trusted?",
     "Left: Pareto k̂, which is larger for a heavier tail of the weights, and its limit, which depends on the number "
-    "of samples K. Right: the effective sample size and its minimum. An estimate that fails either test is not "
+    "of samples K. Right: the effective sample size and its minimum. An estimate that fails a test is not "
     "trusted.",
 )
 def diagnostics(scene: Scene) -> Figure:

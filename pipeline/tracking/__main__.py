@@ -45,7 +45,9 @@ def sync() -> None:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"MLflow at {store_uri()} cannot be used: {reason}; repeat this when it can") from None
+        raise UserError(
+            f"MLflow at {store_uri()} cannot be used: {reason}; run this again when the store is available"
+        ) from None
     print(f"{store_uri()}: the workspace and {count} of DVC's experiments are published; {store.changes} changes")
 
 

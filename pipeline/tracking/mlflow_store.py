@@ -65,7 +65,7 @@ class Store:
             logging.getLogger(logger).setLevel(logging.CRITICAL)
         _folder().mkdir(parents=True, exist_ok=True)
         self.changes = 0  # what this connection has added
-        # Held by whoever creates what it does not find. Two processes that create a SQLite store at once break it.
+        # Held while store objects are looked up and created: two processes that create a SQLite store at once break it.
         self.lock = FileLock(_folder() / "lock", timeout=LOCK_SECONDS)
         with self.lock:
             self.client = MlflowClient(store_uri())
@@ -153,7 +153,7 @@ class Store:
         return model.model_id
 
     def log_files(self, run_id: str, stage: str, paths: Sequence[Path], name: str) -> None:
-        """Upload a stage's files. Earlier ones are replaced only by the experiment `name` that has named the run."""
+        """Upload a stage's files. Earlier ones are replaced only if `name` is the run's name."""
         files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
         run, tag, digest = self.client.get_run(run_id), f"artifacts.{stage}", sha256(*files)
         logged = run.data.tags.get(tag)

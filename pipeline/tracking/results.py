@@ -18,7 +18,7 @@ from pipeline.tracking.names import flatten, parameter_names
 LOCK = Path("dvc.lock")
 LOADER = "pipeline/tracking/pyfunc_model.py"  # older revisions do not have it, so their models cannot be packed
 DOCUMENTS = ("render", "report")  # stages whose outputs are uploaded as they are
-# Sections of the parameters that a stage answers for; the others answer for the one of their name.
+# Sections of params.yaml that are recorded for a stage. Other stages record the section with their own name.
 SECTIONS = {"download": ("data",), "train": ("model", "train", "runtime")}
 
 Stages = Mapping[str, Mapping[str, Any]]  # of dvc.lock
@@ -115,7 +115,7 @@ def _stages(lock: Path) -> dict[str, dict[str, Any]]:
 def _published(stages: Stages, root: Path | None = None) -> dict[str, dict[str, str]]:
     """Outputs that MLflow gets, and their digests, by stage.
 
-    A stage is left out if its inputs have been made anew since; and if a root is given in which it lacks an output.
+    A stage is left out if its inputs were regenerated later, or if an output in `root` is missing or different.
     """
     makers = {out["path"]: (name, out["md5"]) for name, content in stages.items() for out in content["outs"]}
 

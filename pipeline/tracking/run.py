@@ -1,4 +1,4 @@
-"""What a stage logs: a training each epoch as it ends, every stage its files at its end.
+"""Logging to MLflow: `train` logs each epoch when it ends; train, evaluate, verify, compare and report publish files.
 
 The files are the truth, and MLflow is computed from them. After its first failure a stage sends nothing more. The next
 stage that reaches the store, or `python -m pipeline.tracking sync`, publishes what is missing.
@@ -23,8 +23,8 @@ from pipeline.tracking.results import after_stage
 class Run:
     """The context of a stage's work. If it ends without an error, the stage's files are published.
 
-    A training has a run from its start. The other stages add to the run of their model at their end, so one that fails
-    changes nothing in the store.
+    `train` opens an MLflow run when it starts. The other stages add to the run of their model when they end, so a stage
+    that fails changes nothing in the store.
 
     Args:
         arguments: the stage's command line, which names its files.

@@ -25,10 +25,10 @@ ROLLBACK = 0.5  # each rollback multiplies the learning rate by this
 
 @dataclass(frozen=True)
 class Epoch:
-    """Results of an epoch: means over images, in nats per image. Training and validation images are apart.
+    """Results of an epoch: means over the training images and over the validation images, in nats per image.
 
-    `gradient_norm` is the mean over steps; `learning_rate` is that after the last step; `best` says whether no earlier
-    epoch has a validation ELBO as large.
+    `gradient_norm` is the mean over steps, `learning_rate` the one after the last step. `best`: this epoch has the
+    highest validation ELBO so far.
     """
 
     epoch: int
@@ -72,7 +72,7 @@ class Trainer:
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         parts = split(len(images), settings.validation, settings.seed)
         self.train_index, held_out = (index.to(self.device) for index in parts)
-        # Validation uses one dequantisation and one latent noise, so that its ELBO compares between epochs.
+        # Validation uses one dequantisation and one latent noise, so that its ELBOs are comparable between epochs.
         self.held_out = dequantise(images[held_out], levels, self.generator)
         self.held_out_noise = torch.randn(1, len(held_out), vae.latent, generator=self.generator, device=self.device)
         self.gradient_step = Step(vae, images, levels, settings, group, self.generator)

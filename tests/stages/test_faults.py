@@ -174,7 +174,7 @@ def test_images_with_a_value_that_is_not_finite_are_counted_and_shown(
 
     monkeypatch.setattr(evaluate, "measure", broken)
     assert run("evaluate") == 0
-    assert "warning: 3 images have no finite number" in capsys.readouterr().err
+    assert "warning: 3 images have a non-finite ELBO or log p(x)" in capsys.readouterr().err
     test = json.loads((workspace / "reports/metrics/evaluate.json").read_text())["test"]
     assert test["not_finite"] == 3
     assert test["images"] == 357
@@ -184,7 +184,7 @@ def test_images_with_a_value_that_is_not_finite_are_counted_and_shown(
         assert run(stage) == 0, stage
     for page in ("report.html", "report.md"):
         text = (workspace / "reports" / page).read_text(encoding="utf-8")
-        assert "3 test images have no finite ELBO or log p(x)" in text
+        assert "3 test images have a non-finite ELBO or log p(x)" in text
 
 
 def test_no_finite_estimate_at_all_is_an_error(results: Path) -> None:
