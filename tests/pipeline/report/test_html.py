@@ -103,18 +103,20 @@ def test_readers_are_warned_only_if_few_images_are_trusted(params: Params, templ
 def test_some_untrusted_images_are_noted(params: Params, trusted: float, noted: bool) -> None:
     some = values(params)
     some["test"] = some["test"] | {"trusted": trusted}
-    assert ("2.0 % of the images do not pass both tests" in render("report.html.jinja", some)) == noted
+    assert ("2.0 % of the images do not pass these tests" in render("report.html.jinja", some)) == noted
 
 
 @pytest.mark.parametrize("template", PAGES)
-@pytest.mark.parametrize(("count", "text"), [(1, "1 test image has no"), (3, "3 test images have no"), (0, None)])
+@pytest.mark.parametrize(
+    ("count", "text"), [(1, "1 test image has a non-finite"), (3, "3 test images have a non-finite"), (0, None)]
+)
 def test_images_without_a_finite_number_are_counted(
     params: Params, template: str, count: int, text: str | None
 ) -> None:
     some = values(params)
     some["test"] = some["test"] | {"not_finite": count}
     page = render(template, some)
-    assert text in page if text else "no finite" not in page
+    assert text in page if text else "non-finite" not in page
 
 
 @pytest.mark.parametrize("template", PAGES)
