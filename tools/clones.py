@@ -80,7 +80,7 @@ def configure(folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def start_repro(folder: Path, *options: str) -> "subprocess.Popen[bytes]":
-    """Start `dvc repro` in a clone, in a session of its own; it writes to `log` beside the clone."""
+    """Start `dvc repro` in a clone, in its own session; it writes to `log` beside the clone."""
     with (folder.parent / "log").open("wb") as log:
         return subprocess.Popen(
             ["dvc", "repro", *options], cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True

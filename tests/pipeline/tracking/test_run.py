@@ -205,7 +205,7 @@ def test_a_run_that_was_cut_off_with_other_epochs_stays_as_it_is(project: Projec
 
 @pytest.mark.slow
 def test_a_really_full_disk_harms_no_stage(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    """The store is on a file system of its own."""
+    """The store has its own file system."""
     store, small = project.folder / "mlruns", project.folder / "small"
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small]
