@@ -2,12 +2,16 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
-BIN := $(CURDIR)/.venv/bin
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Packages are installed at the versions and hashes of requirements.lock; pip itself comes with Python.
-UV := $(BIN)/python -m uv
+UV := .venv/bin/python -m uv
 READY := .venv/.ready
 PARALLEL := -n 2 --dist worksteal
+HASH := \#
+
+ifneq (,$(findstring $(HASH),$(CURDIR)))
+$(error DVC runs no experiment in a folder whose path contains $(HASH): rename or move $(CURDIR))
+endif
 
 .PHONY: help setup demo run published study repro verify chaos bench audit test test-all check ui sync clean
 
@@ -17,18 +21,18 @@ help: ## List the targets.
 setup: $(READY) ## Install the locked packages into .venv.
 
 $(READY): requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	"$(PYTHON)" -m venv .venv
 	grep -A 30 '^uv==' requirements.lock | awk 'NR > 1 && /^[a-z]/ {exit} !/#/' > .venv/uv.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
 	$(UV) pip sync --quiet --require-hashes --compile-bytecode requirements.lock
 	@touch $@
 
 demo: $(READY) ## Run the whole pipeline on scikit-learn's digits, without a download: about a minute.
 	python -m tools.presets demo
 	@rm -rf demo && dvc get -q . reports/report.html --rev demo -o demo/report.html
-	@echo "The report: $(CURDIR)/demo/report.html"
+	@echo "The report: $$PWD/demo/report.html"
 	@echo "Compare it with other experiments: source .venv/bin/activate; dvc exp show --only-changed"
 
 run: $(READY) ## Run an experiment with the settings of a file in presets/: make run PRESET=demo | published | ...
@@ -39,7 +43,7 @@ published: $(READY) ## Run the published setting and copy its metrics to reports
 	@mkdir -p reports/published
 	@for stage in train evaluate verify compare; do \
 		dvc get -q --force . reports/metrics/$$stage.json --rev published -o reports/published/; done
-	@echo "The metrics: $(CURDIR)/reports/published/"
+	@echo "The metrics: $$PWD/reports/published/"
 
 study: $(READY) ## Run a grid of experiments and write its page: make study NAME=sigma | latent | samples.
 	python -m studies $(NAME)
@@ -55,7 +59,7 @@ chaos: $(READY) ## Kill the pipeline thirty times at random and compare its outp
 
 bench: $(READY) ## Measure speed and memory into reports/benchmarks; needs `make repro` first: about twenty minutes.
 	@mkdir -p reports/benchmarks
-	@set -o pipefail; for name in training likelihood stages scaling; do \
+	@set -o pipefail; for name in training likelihood calibration stages scaling; do \
 		python -m benchmarks.$$name | tee /dev/stderr | tail -n 1 | python -m json.tool > reports/benchmarks/$$name.json || exit 1; done
 	python -m tools.documents
 
@@ -74,8 +78,8 @@ check: $(READY) ## Check format, style and types.
 	ruff check .
 	pyright
 
-ui: $(READY) ## Open MLflow's pages at http://127.0.0.1:5000.
-	python -m pipeline.tracking ui
+ui: $(READY) ## Open MLflow's pages at http://127.0.0.1:5000; another port: make ui PORT=5001.
+	python -m pipeline.tracking ui $(if $(PORT),--port "$(PORT)")
 
 sync: $(READY) ## Send results that MLflow does not have yet, after an outage, a kill or from the cache.
 	python -m pipeline.tracking sync

@@ -4,7 +4,7 @@ Pilot samples first refine the proposal and choose K for each image. The estimat
 is unbiased for p(x) whatever the pilots showed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -16,13 +16,14 @@ from logpx.distributions import Rows
 from logpx.model import Model, log_weights
 from logpx.noise import BLOCK, LEVELS, Noise, Stream, draw
 from logpx.proposals import Fit, Proposal, concatenate, propose
-from logpx.weights import MINIMUM_ESS, Diagnosis, Weights, diagnose, khat_threshold, pareto_khat
+from logpx.weights import LEAST_FOR_TAIL, MINIMUM_ESS, Diagnosis, Weights, diagnose, khat_threshold, pareto_khat
 
 PROPOSALS = ("prior", "encoder", "laplace", "mixture")
 GROWTH = 4  # factor between the numbers of samples of two levels
-PILOTS = 2  # K / PILOTS pilot samples are drawn before K samples
 SAFETY = 2.0  # factor on MINIMUM_ESS for pilots, whose effective sample size is an overestimate
 MARGIN = 0.2  # subtracted from the limit of k̂ for pilots: more than one standard error of their k̂
+AGREEMENT = 2.0  # standard errors between the estimates of two proposals, one of which confirms the other
+OTHER_SEED = 1 << 62
 GRADIENTS = (32, 64)  # samples whose gradients refine the proposal, by round
 GRADIENTS_OF_HARD = (128,)  # the same, at each level after the first
 
@@ -51,8 +52,8 @@ class Settings:
     degrees_of_freedom: float | None = None
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples = {self.samples}: at least 1")
+        if self.samples < 32:
+            raise ValueError(f"samples = {self.samples}: at least 32")
         if self.budget > self.samples * GROWTH ** (LEVELS - 1):
             raise ValueError(f"budget = {self.budget}: at most {GROWTH ** (LEVELS - 1)} times samples")
         if self.chunk < BLOCK:
@@ -115,7 +116,34 @@ def estimate(block: Block) -> Estimate:
     """Log p(x) of each image of a block."""
     fit = fit_proposal(block)
     diagnosis, evaluations = _measure(block, fit.proposal, level=0)
-    return Estimate(diagnosis, fit.converged.cpu(), fit.evaluations.cpu().double() + evaluations)
+    evaluations += fit.evaluations.cpu()
+    if block.settings.proposal != "mixture":
+        diagnosis, spent = _confirmed(block, diagnosis)
+        evaluations += spent
+    return Estimate(diagnosis, fit.converged.cpu(), evaluations)
+
+
+def _confirmed(block: Block, diagnosis: Diagnosis) -> tuple[Diagnosis, Float[Tensor, " batch"]]:
+    """Trust an estimate with another proposal than the mixture only if the mixture's estimate agrees.
+
+    Weights show nothing of regions where the proposal has no samples: if it is narrower than the posterior, they can
+    look harmless while most of p(x) is missed. Equal weights need no second estimate: the proposal is the posterior.
+
+    Returns:
+        The estimates, with fewer trusted ones, and the mixture's decoder evaluations.
+    """
+    trusted, evaluations = diagnosis.trusted.clone(), torch.zeros(len(block), dtype=torch.float64)
+    rows = (trusted & (diagnosis.khat > -torch.inf)).nonzero().squeeze(1)
+    if len(rows):
+        some = block[rows.to(block.x.device)]
+        # Another seed, so that the two estimates share no noise.
+        settings = replace(block.settings, proposal="mixture", seed=block.settings.seed ^ OTHER_SEED)
+        mixture = estimate(replace(some, settings=settings))
+        error = torch.hypot(diagnosis.standard_error[rows], mixture.diagnosis.standard_error)
+        near = (diagnosis.log_px[rows] - mixture.diagnosis.log_px).abs() <= AGREEMENT * error
+        trusted[rows] = near & mixture.diagnosis.trusted
+        evaluations[rows] = mixture.evaluations
+    return diagnosis._replace(trusted=trusted), evaluations
 
 
 @torch.no_grad()
@@ -127,6 +155,11 @@ def fit_proposal(block: Block) -> Fit:
         return fit
     proposal = _refined(block, fit.proposal, level=0)
     return fit._replace(proposal=proposal, evaluations=fit.evaluations + 2 * sum(GRADIENTS))
+
+
+def pilot_samples(samples: int) -> int:
+    """Pilot samples that are drawn before K = `samples` samples: half as many, but enough for k̂."""
+    return max(LEAST_FOR_TAIL, samples // 2)
 
 
 def _refined(block: Block, proposal: Proposal, level: int) -> Proposal:
@@ -153,7 +186,7 @@ def _measure(block: Block, proposal: Proposal, level: int) -> tuple[Diagnosis, F
     """
     settings = block.settings
     samples = settings.samples * GROWTH**level
-    pilots = max(2, samples // PILOTS)
+    pilots = pilot_samples(samples)
     log_w = sample_log_weights(block, proposal, Stream.PILOT.of(level), pilots)
     hard = torch.zeros(len(block), dtype=torch.bool)
     if samples * GROWTH <= settings.budget:

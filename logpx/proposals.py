@@ -41,6 +41,7 @@ class Proposal:
     shares: tuple[float, ...]
     components: tuple[Gaussian | Diagonal, ...]
     adaptable: bool  # whether gradients at pilot samples may move and reshape the first component
+    widening: float = 1.0  # factor by which the first component is wider than the Gaussian that was fitted
 
     def sample(self, noise: Noise) -> Float[Tensor, "samples batch latent"]:
         """u chooses the component, ε makes z."""
@@ -67,10 +68,11 @@ class Proposal:
         first = self.components[0]
         assert isinstance(first, Gaussian)
         latent = first.mean.shape[-1]
-        # Gradients are evaluated under the Gaussian itself; importance samples come from the widened one.
-        new = refine(model, x, replace(first, cholesky=first.cholesky * inflation(latent)), noise.normal)
-        wider = replace(new, cholesky=new.cholesky / inflation(latent, hard=hard))
-        return replace(self, components=(wider, *self.components[1:]))
+        # Gradients are evaluated at samples of the Gaussian itself; importance samples come from the widened one.
+        new = refine(model, x, replace(first, cholesky=first.cholesky * self.widening), noise.normal)
+        widening = inflation(latent, hard=hard)
+        wider = replace(new, cholesky=new.cholesky / widening)
+        return replace(self, components=(wider, *self.components[1:]), widening=widening)
 
     def __getitem__(self, rows: Rows) -> "Proposal":
         return replace(self, components=tuple(component[rows] for component in self.components))
@@ -114,12 +116,14 @@ def propose(name: str, model: Model, x: Float[Tensor, "batch pixels"], degrees_o
         return Fit(Proposal((1.0,), (encoder,), adaptable=False), found, nothing)
     mode, cholesky, converged, evaluations = laplace.fit(model, x, encoder.mean)
     # Contiguous, so that an image's rounding does not depend on how its block was split.
-    factor = (cholesky.to(x) / inflation(model.latent)).contiguous()
+    widening = inflation(model.latent)
+    factor = (cholesky.to(x) / widening).contiguous()
     fitted = StudentT(mode, factor, degrees_of_freedom) if degrees_of_freedom else Gaussian(mode, factor)
     if name == "laplace":
-        proposal = Proposal((1.0,), (fitted,), adaptable=True)
+        shares, components = (1.0,), (fitted,)
     else:
-        proposal = Proposal(SHARES, (fitted, encoder, _prior(model, len(x))), adaptable=True)
+        shares, components = SHARES, (fitted, encoder, _prior(model, len(x)))
+    proposal = Proposal(shares, components, adaptable=True, widening=widening)
     return Fit(proposal, converged, evaluations)
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from logpx.distributions import Gaussian, cholesky
 from logpx.model import Model, log_joint_gradient
 
-# Ridge of the regression: it pulls the result towards no change.
+# Ridge of the regression, in samples per latent dimension: the result is pulled towards no change by as much as half a
+# sample per dimension would. With few samples this limits noise; with many it vanishes.
 RIDGE = 0.5
 # One round changes a precision by at most these factors.
 NARROWEST, WIDEST = 3.0, 0.3
@@ -45,7 +46,8 @@ def refine(
 
     eye = torch.eye(latent, dtype=torch.float64, device=x.device)
     spread = torch.einsum("sbi,sbj->bij", epsilon, epsilon) / len(epsilon)
-    slope = -torch.linalg.solve(spread + RIDGE * eye, torch.einsum("sbi,sbj->bij", epsilon, excess) / len(epsilon))
+    ridge = RIDGE * latent / len(epsilon) * eye
+    slope = -torch.linalg.solve(spread + ridge, torch.einsum("sbi,sbj->bij", epsilon, excess) / len(epsilon))
     eigenvalues, vectors = torch.linalg.eigh(eye + 0.5 * (slope + slope.mT))
     precision = (vectors * eigenvalues.clamp(WIDEST, NARROWEST)[:, None]) @ vectors.mT
     move = torch.linalg.solve(precision, excess.mean(0)[..., None])[..., 0]

@@ -10,6 +10,10 @@ from torch import Tensor
 # The least effective sample size of a trusted estimate.
 MINIMUM_ESS = 10.0
 ROUNDING = 0.05  # nats: the most that float32 may round a trusted log p(x) by
+LEAST_FOR_TAIL = 25  # samples that Pareto k̂ needs
+# Log-weights that differ by less than this fraction of the largest, or by less than this many nats, count as equal:
+# float32 rounds their terms by about as much, and a tail of one in a thousand is none.
+EQUAL, EQUAL_NATS = 8 * torch.finfo(torch.float32).eps, 1e-3
 
 
 class Weights:
@@ -101,15 +105,15 @@ def pareto_khat(log_w: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"
 
     The tail is that of Vehtari et al. 2024: the largest 3 √K weights (a fifth of all if K is small), above the next.
     The shape is the posterior mean of Zhang & Stephens (2009), shrunk a little towards ½. Equal weights have no tail:
-    −∞. Too few samples for a fit, or a tail wider than the range of floating-point numbers, give +∞.
+    −∞ (see `EQUAL`). Too few samples for a fit, or a tail wider than the range of floating-point numbers, give +∞.
 
     ArviZ computes the same for one image at a time; the tests compare with it.
     """
     log_w = log_w.double()
     samples = len(log_w)
     infinite = torch.full_like(log_w[0], torch.inf)
-    equal = log_w.amax(0) - log_w.amin(0) < 1e-6  # differences of rounding are no tail
-    if samples < 25:
+    equal = log_w.amax(0) - log_w.amin(0) <= (EQUAL * log_w.amax(0).abs()).clamp(min=EQUAL_NATS)
+    if samples < LEAST_FOR_TAIL:
         return torch.where(equal, -infinite, infinite)
     size = int(3 * samples**0.5) if samples > 225 else samples // 5
     largest = log_w.topk(size + 1, dim=0).values

@@ -4,11 +4,13 @@ import sys
 from dataclasses import asdict
 
 import pandas as pd
+import torch
 
 from pipeline.config import load_params
 from pipeline.data.dataset import load_dataset
 from pipeline.data.dequantise import dequantised
 from pipeline.evaluation.settings import estimator
+from pipeline.evaluation.summary import Metrics, plus_minus
 from pipeline.evaluation.test_images import measure, summarise
 from pipeline.model.checkpoint import load_model
 from pipeline.process.cli import parse_paths
@@ -28,10 +30,11 @@ def main() -> None:
     evaluate = params.evaluate
     device = set_up(params.runtime.device, evaluate.seed)
     dataset = load_dataset(arguments.data)
-    model = load_model(arguments.model, device)
+    model = load_model(arguments.model, torch.device("cpu"))  # a launcher puts nothing on a GPU
     if launch(params.runtime.processes, device):
         return
-    settings = estimator(evaluate, model.vae)
+    vae = model.vae.to(device)
+    settings = estimator(evaluate, vae)
     x = dequantised(dataset.test_images, dataset.levels, evaluate.seed)[: evaluate.images].to(device)
 
     where = environment(device)
@@ -41,7 +44,7 @@ def main() -> None:
         open_work("evaluate", params.recovery, *determines, group) as work,
         Run("evaluate", params, arguments, active=group.rank == 0),
     ):
-        columns = measure(model.vae, x, evaluate, settings, work, group)
+        columns = measure(vae, x, evaluate, settings, work, group)
         if group.rank == 0:
             table = pd.DataFrame({"label": dataset.test_labels[: evaluate.images], **columns})
             metrics = summarise(table)
@@ -51,12 +54,12 @@ def main() -> None:
         group.gather({})  # a barrier: no process discards its saved work before the outputs are written
 
 
-def report(metrics: dict[str, int | float]) -> None:
+def report(metrics: Metrics) -> None:
     if metrics["not_finite"]:
         text = "images have a non-finite ELBO or log p(x) and are excluded from all means"
         print(f"warning: {metrics['not_finite']:.0f} {text}", file=sys.stderr)
-    print(f"ELBO: {metrics['elbo']:.2f} ± {metrics['elbo_se']:.2f} nats per image")
-    print(f"log p(x): {metrics['log_px']:.2f} ± {metrics['log_px_se']:.2f}, {metrics['trusted']:.1%} of images trusted")
+    print(f"ELBO: {plus_minus(metrics, 'elbo')} nats per image")
+    print(f"log p(x): {plus_minus(metrics, 'log_px')}, {metrics['trusted']:.1%} of images trusted")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import sys
 
+import pandas as pd
 import torch
 
 from pipeline.config import load_params
@@ -12,15 +13,15 @@ from pipeline.process.cli import parse_paths
 from pipeline.process.device import set_up
 from pipeline.process.lifecycle import run_stage
 from pipeline.report import plotting
-from pipeline.report.pictures import PICTURES, convergence, overview
+from pipeline.report.pictures import PICTURES, drawn, overview
 from pipeline.report.scene import Scene
-from pipeline.storage.tables import read_csv, read_parquet
+from pipeline.storage.tables import read_csv, read_parquet, write_parquet
 
 
 @torch.inference_mode()
 def main() -> None:
     inputs = ("data", "model", "history", "table", "verified", "curves", "probes")
-    arguments = parse_paths(__doc__, *inputs, "figures", "overview", "convergence")
+    arguments = parse_paths(__doc__, *inputs, "figures", "pictures", "overview", "convergence")
     params = load_params()
     device = set_up(params.runtime.device, params.render.seed)
     dataset = load_dataset(arguments.data)
@@ -39,12 +40,19 @@ def main() -> None:
         history, table, verified, curves, measured, examples, params.render,
     )  # fmt: skip
 
-    for name, picture in PICTURES.items():
-        if figure := picture.draw(scene):
-            plotting.save(figure, arguments.figures / f"{name}.png")
-    # These two are shown outside the report.
-    plotting.save(overview(scene), arguments.overview)
-    plotting.save(convergence(scene), arguments.convergence)
+    pictures = {name: drawn(picture.draw, scene) for name, picture in PICTURES.items()}
+    arguments.figures.mkdir(parents=True, exist_ok=True)
+    for name, (png, _) in pictures.items():
+        if png:
+            plotting.save(png, arguments.figures / f"{name}.png")
+    left_out = [(name, reason) for name, (_, reason) in pictures.items()]
+    write_parquet(arguments.pictures, pd.DataFrame(left_out, columns=["picture", "left_out"]))
+    # These two are shown outside the report, and always exist.
+    for path, (png, reason) in (
+        (arguments.overview, drawn(overview, scene)),
+        (arguments.convergence, pictures["convergence"]),
+    ):
+        plotting.save(png or plotting.message(reason), path)
 
 
 if __name__ == "__main__":

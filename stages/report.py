@@ -24,7 +24,9 @@ from pipeline.tracking.run import Run
 
 def main() -> None:
     metrics = [f"{name}_metrics" for name in ("train", "test", "verify", "compare")]
-    arguments = parse_paths(__doc__, "model", "table", "probes", *metrics, "figures", "overview", "html", "markdown")
+    arguments = parse_paths(
+        __doc__, "model", "table", "probes", *metrics, "figures", "pictures", "overview", "html", "markdown"
+    )
     params = load_params()
     _, description = load_checkpoint(arguments.model)
     model_sha256 = sha256(arguments.model)
@@ -32,6 +34,7 @@ def main() -> None:
     table = read_parquet(arguments.table, "label", "trusted", "log_px")
     measured = read_parquet(arguments.probes, "kind", "log_px", "trusted")
     log_px = finite(table, "log_px")
+    drawn, left_out = load_pictures(arguments.figures, read_parquet(arguments.pictures, "picture", "left_out"))
     train, test = read_metrics(arguments.train_metrics), read_metrics(arguments.test_metrics)
     sections = params.model_dump(exclude={"recovery", "tracking"})
     values = {
@@ -46,7 +49,8 @@ def main() -> None:
         "median": float(np.median(log_px)),
         "probes": summarise_probes(measured, log_px),
         "ceiling": gaussian_ceiling(pixels, description.model.sigma),
-        "pictures": load_pictures(arguments.figures),
+        "pictures": drawn,
+        "left_out": left_out,
         "rule": {"minimum_ess": MINIMUM_ESS},
         "overview": Path(os.path.relpath(arguments.overview, arguments.markdown.parent)).as_posix(),
         "lineage": {

@@ -35,7 +35,9 @@ def main() -> None:
         return
     data_sha256 = sha256(arguments.data)
 
-    require_memory(memory(params.model, dataset.pixels), device, "smaller model.encoder and model.decoder")
+    needed = memory(params.model, dataset.pixels, params.train.rollbacks)
+    fewer_copies = ", or train.rollbacks = 0" if params.train.rollbacks else ""
+    require_memory(needed, device, f"smaller model.encoder and model.decoder{fewer_copies}")
     vae = VAE(params.model, dataset.pixels).to(device)
     images = dataset.train_images.flatten(1).to(device)
     machine = environment(device)

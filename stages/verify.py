@@ -7,6 +7,7 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.dequantise import dequantised
 from pipeline.evaluation import second_opinions
 from pipeline.evaluation.settings import estimator
+from pipeline.evaluation.summary import plus_minus
 from pipeline.model.checkpoint import load_model
 from pipeline.process.cli import parse_paths
 from pipeline.process.device import environment, set_up
@@ -30,13 +31,15 @@ def main() -> None:
 
     with Run("verify", params, arguments):
         table = second_opinions.measure(model.vae, x, measured, verify, settings)
-        curves = second_opinions.curves(model.vae, x, verify, settings)
+        curves = second_opinions.curves(model.vae, x, measured, verify, settings)
         metrics = second_opinions.summarise(table)
         write_parquet(arguments.table, table)
         write_csv(arguments.curves, curves)
         write_json(arguments.metrics, {"verify": metrics, "environment": environment(device)})
-    print(f"evaluate - annealed: {metrics['difference']:+.2f} ± {metrics['difference_se']:.2f} nats per image")
-    print(f"bidirectional gap on simulated images: {metrics['bdmc_gap']:.2f} ± {metrics['bdmc_gap_se']:.2f} nats")
+    if metrics["not_finite"]:
+        print(f"warning: {metrics['not_finite']} differences are not finite and are excluded", file=sys.stderr)
+    print(f"evaluate - annealed: {plus_minus(metrics, 'difference', '+.2f')} nats per image")
+    print(f"bidirectional gap on simulated images: {plus_minus(metrics, 'bdmc_gap')} nats per image")
 
 
 if __name__ == "__main__":

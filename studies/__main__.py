@@ -7,6 +7,7 @@ skips the experiments that have finished.
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,12 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.process.exit import run_cli
+from pipeline.training.trainer import NotFiniteError
 from studies import page
 from studies.grids import STUDIES, Study
+
+# What DVC prints of a training whose ELBO or gradient was not finite.
+DIVERGED = re.compile(rf"failed to reproduce 'train': .*exited with {NotFiniteError.exit_code}$", re.MULTILINE)
 
 
 def main() -> None:
@@ -37,7 +42,7 @@ def run(name: str, study: Study, value: float, settings: list[str]) -> page.Outc
     """The outcome of one experiment, which is run first unless it exists with the same settings.
 
     Returns:
-        What `dvc exp show` has of the experiment; or the reason why its training failed, which is a result too.
+        What `dvc exp show` has of the experiment; or the reason why its training diverged, which is a result too.
 
     Raises:
         UserError: if it fails for any other reason.
@@ -54,9 +59,9 @@ def run(name: str, study: Study, value: float, settings: list[str]) -> page.Outc
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if result.returncode == 0:
         return experiments()[experiment]
-    lines = [line for line in result.stdout.splitlines() if line.strip()]
+    lines = [line for line in result.stdout.splitlines() if line.strip()] or [f"exit code {result.returncode}"]
     reason = next((line for line in lines if line.startswith("error: ")), lines[-1])
-    if "epoch" not in reason:  # only an error of training names an epoch: any other has nothing to do with the value
+    if not DIVERGED.search(result.stdout):  # any other failure has nothing to do with the value
         raise UserError(f"{experiment} failed: {reason}\nits output:\n" + "\n".join(lines[-20:]))
     print(f"{experiment}: {reason}")
     return reason.removeprefix("error: ")

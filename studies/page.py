@@ -33,9 +33,8 @@ def write(name: str, study: Study, outcomes: Mapping[float, Outcome], folder: Pa
     measured = {value: outcome for value, outcome in outcomes.items() if isinstance(outcome, dict)}
     failed = {value: reason for value, reason in outcomes.items() if isinstance(reason, str)}
     models = {value: load_experiment_model(outcome["rev"]) for value, outcome in measured.items()}
-    table = pd.DataFrame([_row(value, outcome, models[value].description) for value, outcome in measured.items()])
-    rows = table.to_dict("records")
-    plotting.save(plot(study, table), folder / f"{name}.png")
+    rows = [_row(value, outcome, models[value].description) for value, outcome in measured.items()]
+    plotting.save(plot(study, pd.DataFrame(rows).astype(float)), folder / f"{name}.png")
     plotting.save(draw_images(study, models), folder / f"{name}_images.png")
     write_json(folder / f"{name}.json", {
         "study": name, "parameter": study.parameter, "experiments": rows,
@@ -48,15 +47,15 @@ def write(name: str, study: Study, outcomes: Mapping[float, Outcome], folder: Pa
     print(f"{folder / name}.html")
 
 
-def _row(value: float, outcome: dict[str, Any], model: Description) -> dict[str, float]:
-    """An experiment's row of the table; nats per image."""
+def _row(value: float, outcome: dict[str, Any], model: Description) -> dict[str, float | None]:
+    """An experiment's row of the table; nats per image. One image has no standard error: None."""
     test = outcome["metrics"]["reports/metrics/evaluate.json"]["data"]["test"]
     names = (
         "images", "log_px", "log_px_se", "elbo", "elbo_se", "reconstruction", "kl", "trusted", "ess_median",
         "image_se_median", "evaluations_mean",
     )  # fmt: skip
     about = {"value": value, "sigma": model.model.sigma, "pixels": model.height * model.width}
-    return about | {name: test[name] for name in names}
+    return about | {name: test.get(name) if "_se" in name else test[name] for name in names}
 
 
 def load_experiment_model(rev: str) -> TrainedModel:

@@ -71,7 +71,6 @@ def run() -> Run:
 def small_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Write the params.yaml of the preset `tiny` into an empty current folder; `section__key=value` changes it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     return lambda **changes: write_params(tmp_path / "params.yaml", **changes)
 
 
@@ -81,7 +80,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     with isolated() as patch:
         patch.chdir(folder)
-        patch.setenv("DVC_ROOT", str(folder))
         write_params(folder / "params.yaml")
         for stage in STAGES:
             assert run_stage(stage) == 0
@@ -93,7 +91,6 @@ def workspace(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A copy of `results`, which is the current folder."""
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     return tmp_path
 
 

@@ -65,11 +65,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=names())
     arguments, options = parser.parse_known_args()
-    name = arguments.name
-    command = ["dvc", "exp", "run", "--temp", "--name", name, *settings(name), *options]
+    name, dvc = arguments.name, [sys.executable, "-m", "tools.dvc", "exp"]
+    command = [*dvc, "run", "--temp", "--name", name, *settings(name), *options]
     os.environ["PATH"] = PATH
-    subprocess.run(["dvc", "exp", "remove", "-q", name], stderr=subprocess.DEVNULL, check=False)
-    os.execvp(command[0], command)  # noqa: S606
+    subprocess.run([*dvc, "remove", "-q", name], stderr=subprocess.DEVNULL, check=False)
+    os.execv(command[0], command)  # noqa: S606
 
 
 if __name__ == "__main__":

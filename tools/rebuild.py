@@ -7,6 +7,7 @@ it: the processor, threads and versions in the metrics of both runs.
 import json
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,10 @@ Stages = dict[str, dict[str, Any]]
 def read_lock(folder: Path) -> Stages:
     """Stages of a folder's dvc.lock, in the order in which they run."""
     found: Stages = YAML(typ="safe").load(folder / "dvc.lock")["stages"]
-    ordered: Stages = {}
-    while len(ordered) < len(found):
-        for name, stage in found.items():
-            needed = {dep["path"] for dep in stage.get("deps", [])}
-            makers = {n for n, s in found.items() if needed & {out["path"] for out in s["outs"]}}
-            if makers <= set(ordered):
-                ordered[name] = stage
-    return ordered
+    makers = {path: name for name, stage in found.items() for path in digests(stage)}
+    needed = {name: {dep["path"] for dep in stage.get("deps", [])} for name, stage in found.items()}
+    order = TopologicalSorter({name: {makers[path] for path in needed[name] & makers.keys()} for name in found})
+    return {name: found[name] for name in order.static_order()}
 
 
 def digests(stage: dict[str, Any]) -> dict[str, str]:

@@ -3,10 +3,11 @@
 
 An experiment then shows as running for ever, or HEAD is detached. This goes back to the branch that DVC had left, and
 removes DVC's records of experiments that no longer run. Results, the cache, the queue and the files of the workspace
-stay as they are. It refuses while DVC works in this repository.
+stay as they are. It refuses while DVC works in this repository. The project may be a subfolder of the git repository.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,22 +15,26 @@ from pathlib import Path
 
 import psutil
 
+ROOT = Path(__file__).resolve().parents[1]  # the folder of DVC's files
+
 
 def git(*arguments: str) -> list[str]:
-    """Lines of a git command's output."""
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.splitlines()
+    """Lines of a git command's output; git itself prints its errors."""
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.splitlines()
 
 
-def working(root: Path) -> list[str]:
-    """Processes of DVC and of stages in this repository or its temporary workspaces."""
+def working(top: Path) -> list[str]:
+    """Processes of DVC and of stages in this git repository or its temporary workspaces."""
     found = []
     for process in psutil.process_iter():
         try:
             command, folder = process.cmdline(), Path(process.cwd())
         except psutil.Error:
             continue
-        works = any(word == "dvc" or word.endswith("/dvc") or word.startswith("stages.") for word in command)
-        if works and folder.is_relative_to(root):
+        works = any(re.fullmatch(r"(.*/|tools\.)?dvc|stages\..*", word) for word in command)
+        if works and folder.is_relative_to(top):
             found.append(f"{process.pid} {' '.join(command)[:100]}")
     return found
 
@@ -40,12 +45,12 @@ def queue_records(folder: Path) -> list[dict[str, object]]:
     return [record for record in records if record["location"] == "dvc-task"]
 
 
-def remove_records(root: Path) -> None:
+def remove_records() -> None:
     """Remove DVC's records of experiments that it believes to be running, except those of the queue."""
     for reference in git("for-each-ref", "--format=%(refname)", "refs/exps/exec/"):
         git("update-ref", "-d", reference)
         print(f"removed {reference}")
-    experiments = root / ".dvc/tmp/exps"
+    experiments = ROOT / ".dvc/tmp/exps"
     for folder in [*experiments.glob("run/*"), *experiments.glob("standalone/*")]:
         tasks = queue_records(folder)
         for task in tasks:
@@ -54,16 +59,15 @@ def remove_records(root: Path) -> None:
                 print(f"{name} was in the queue: `dvc queue kill {name}`, then `dvc queue start` runs the rest")
         if not tasks:
             shutil.rmtree(folder)
-            print(f"removed {folder.relative_to(root)}")
+            print(f"removed {folder.relative_to(ROOT)}")
 
 
 def main() -> int:
-    root = Path(git("rev-parse", "--show-toplevel")[0]).resolve()
-    if processes := working(root):
+    if processes := working(Path(git("rev-parse", "--show-toplevel")[0])):
         lines = ["error: these processes work here; wait for them, or stop them with `kill PID`:", *processes]
         print("\n  ".join(lines), file=sys.stderr)
         return 1
-    remove_records(root)
+    remove_records()
     if not git("branch", "--show-current"):
         branches = git("for-each-ref", "--points-at", "HEAD", "--format=%(refname:short)", "refs/heads/")
         if len(branches) != 1:
@@ -75,11 +79,15 @@ def main() -> int:
             return 1
         git("switch", "-q", branches[0])
         print(f"back on branch {branches[0]}")
-    if changed := git("status", "--porcelain", "--untracked-files=no"):
+    if changed := git("status", "--porcelain", "--untracked-files=no", "--", "."):
         print("\n  ".join(["these files differ from the last commit:", *changed]))
-        print("keep them, or restore them: git restore --staged --worktree . && dvc checkout")
+        print("keep them, or restore them: git restore --staged --worktree . && dvc checkout --allow-missing")
+        print("`dvc repro` makes the outputs that DVC's cache does not have")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"error: {error}")

@@ -1,25 +1,41 @@
 """A data set in one file: uint8 images and labels, for training and for testing."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import no_type_check
 
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Integer, UInt8
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.storage.files import unusable
 from pipeline.storage.tensors import load_tensors, save_tensors
 
 
+@no_type_check  # `_mistakes` checks types and shapes always, not only under test, and its message is for a user
 @dataclass(frozen=True)
 class Dataset:
-    """Grey images with pixel values 0 .. levels − 1, and the class of each image."""
+    """Grey images with pixel values 0 .. levels − 1, and the class of each image: any integer that is not negative.
+
+    Raises:
+        UserError: if a type, shape or value is not as stated here. It names the first mistake.
+    """
 
     name: str
     levels: int
     train_images: UInt8[Tensor, "train height width"]
-    train_labels: UInt8[Tensor, " train"]
+    train_labels: Integer[Tensor, " train"]
     test_images: UInt8[Tensor, "test height width"]
-    test_labels: UInt8[Tensor, " test"]
+    test_labels: Integer[Tensor, " test"]
+
+    def __post_init__(self) -> None:
+        if mistake := next(_mistakes(self), None):
+            raise UserError(
+                f"data set {self.name}: {mistake}; a data set has uint8 images of shape (images, height, width) with "
+                "values below its number of levels, and one label per image, an integer of 0 or more"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -33,6 +49,7 @@ class Dataset:
         return self.shape[0] * self.shape[1]
 
 
+INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -49,6 +66,34 @@ def load_dataset(path: Path) -> Dataset:
         UserError: if the file is missing, damaged, or not a data set.
     """
     parts, description = load_tensors(path)
-    if set(parts) != set(PARTS) or set(description) != {"name", "levels"}:
-        raise UserError(f"{path} is not a data set of this project; delete it and run `dvc repro` to make it again")
-    return Dataset(description["name"], description["levels"], *(parts[part] for part in PARTS))
+    try:
+        if set(parts) != set(PARTS) or set(description) != {"name", "levels"}:
+            raise UserError("its parts are " + ", ".join([*description, *parts]))
+        return Dataset(description["name"], description["levels"], *(parts[part] for part in PARTS))
+    except UserError as error:
+        raise unusable(path, f"is not a data set of this project ({error})") from None
+
+
+def _mistakes(data: Dataset) -> Iterator[str]:
+    """What is wrong with types, shapes and values; what comes later assumes that what came earlier is right."""
+    if not isinstance(data.name, str) or not data.name:
+        yield f"name = {data.name!r}, not a text"
+    if type(data.levels) is not int or not 2 <= data.levels <= 256:
+        yield f"levels = {data.levels!r}, not a whole number from 2 to 256"
+    for part in ("train", "test"):
+        images, labels = getattr(data, f"{part}_images"), getattr(data, f"{part}_labels")
+        if images.dtype != torch.uint8:
+            yield f"{part}_images are {images.dtype}, not torch.uint8"
+        if images.ndim != 3 or not images.numel():
+            yield f"{part}_images have the shape {tuple(images.shape)}"
+        if (largest := int(images.max())) >= data.levels:
+            yield f"{part}_images have values up to {largest}, not {data.levels - 1}"
+        if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
+            yield f"{part}_labels are {labels.dtype}, not torch.uint8 or signed integers"
+        if labels.shape != images.shape[:1]:
+            yield f"{part}_labels have the shape {tuple(labels.shape)}, not ({len(images)},)"
+        if (least := int(labels.long().min())) < 0:
+            yield f"{part}_labels have the negative value {least}"
+    if data.train_images.shape[1:] != data.test_images.shape[1:]:
+        sizes = (" x ".join(map(str, images.shape[1:])) for images in (data.train_images, data.test_images))
+        yield "train_images have {} pixels, test_images {}".format(*sizes)

@@ -20,13 +20,16 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, redacted
 from pipeline.storage.files import atomic, main_repository
 
 # With one retry and two mirrors, unreachable mirrors cost half a minute at most.
 CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 8.0  # seconds
 RETRY = Retry(connect=1, read=0, status=1, redirect=5, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504))
 SLOW, START = 10_000.0, 20.0  # least average rate in bytes per second, checked after START seconds
+
+GZIP = b"\x1f\x8b"  # how a gzip file starts
+CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # content codings of HTTP, and zlib's `wbits` for them
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Pinned:
     @property
     def archive(self) -> str:
         return f"{self.name}.gz"
+
+    @property
+    def largest_archive(self) -> int:
+        """Bytes that an archive of this content has at most."""
+        return self.size + 4096
 
 
 class SourceError(Exception):
@@ -76,13 +84,13 @@ def _fetch_one(
     for source in sources:
         if isinstance(failures.get(source), UnreachableError):
             continue
-        remote = source.startswith(("http://", "https://"))
+        remote = source.lower().startswith(("http://", "https://"))
         try:
             archive = _download(source, file) if remote else _read(source, file)
             content = verified(file, archive)
         except SourceError as error:
             failures[source] = error
-            print(f"{source}: {file.archive}: {error}", file=sys.stderr)
+            print(redacted(f"{source}: {file.archive}: {error}"), file=sys.stderr)
             continue
         if remote:
             with atomic(folder / file.archive) as temporary:
@@ -104,16 +112,10 @@ def verified(file: Pinned, archive: bytes) -> bytes:
     Raises:
         SourceError: if it is not the pinned file.
     """
-    if not archive.startswith(b"\x1f\x8b"):
+    if not archive.startswith(GZIP):
         raise SourceError(f"not a gzip file (it starts with {archive[:12]!r})")
-    gunzip = zlib.decompressobj(wbits=31)
-    try:
-        content = gunzip.decompress(archive, file.size + 1)
-    except zlib.error as error:
-        raise SourceError(f"damaged gzip file ({error})") from None
-    if len(content) > file.size:
-        raise SourceError(f"holds more than the {file.size} bytes expected")
-    if len(content) < file.size or not gunzip.eof:
+    content = _decompressed(archive, file.size)
+    if len(content) < file.size:
         raise SourceError(f"truncated: {len(content)} of {file.size} bytes")
     digest = hashlib.sha256(content if file.digest_of == "content" else archive).hexdigest()
     if digest != file.sha256:
@@ -121,10 +123,24 @@ def verified(file: Pinned, archive: bytes) -> bytes:
     return content
 
 
+def _decompressed(data: bytes, size: int, coding: str = "gzip") -> bytes:
+    """Decompress at most `size` bytes."""
+    decoder = zlib.decompressobj(CODINGS[coding])
+    try:
+        content = decoder.decompress(data, size + 1)
+    except zlib.error as error:
+        raise SourceError(f"damaged {coding} file ({error})") from None
+    if len(content) > size:
+        raise SourceError(f"holds more than the {size} bytes expected")
+    if not decoder.eof:
+        raise SourceError(f"truncated after {len(content)} bytes")
+    return content
+
+
 def _read(source: str, file: Pinned) -> bytes:
     # Relative to the main repository: a temporary experiment runs in another folder.
-    folder = main_repository() / Path(source).expanduser()
-    if not folder.is_dir():
+    folder = main_repository() / os.path.expanduser(source)  # noqa: PTH111, the method raises for an unknown user
+    if not os.path.isdir(folder):  # noqa: PTH112, the method raises for a name that is too long
         raise UnreachableError("no such folder")
     try:
         with (folder / file.archive).open("rb") as stream:
@@ -139,22 +155,43 @@ def _download(mirror: str, file: Pinned) -> bytes:
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=RETRY))
             url = f"{mirror.rstrip('/')}/{file.archive}"
-            with session.get(url, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT)) as response:
+            header, timeout = {"Accept-Encoding": "identity"}, (CONNECT_TIMEOUT, READ_TIMEOUT)
+            with session.get(url, headers=header, stream=True, timeout=timeout) as response:
                 response.raise_for_status()
                 size = int(response.headers.get("Content-Length", 0)) or None
                 # `read1` does not wait until a block is full, so that a slow mirror is noticed.
-                return _read_bounded(response.raw.read1, file, size)
+                body = _read_bounded(response.raw.read1, file, size)
+                return _decoded(body, response.headers.get("Content-Encoding", ""), file)
     except requests.HTTPError as error:
         raise SourceError(str(error).partition(" for url")[0]) from None
+    except requests.exceptions.InvalidURL:  # its message may show a part of a password
+        raise SourceError("not a valid address; write special characters of a password as %XX") from None
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.RetryError, ReadTimeoutError) as error:
         raise UnreachableError(_reason(error)) from None
     except (requests.RequestException, HTTPError, ValueError) as error:
         raise SourceError(_reason(error)) from None
 
 
+def _decoded(body: bytes, codings: str, file: Pinned) -> bytes:
+    """The archive in the body of an HTTP response: undo its content codings, which a server may apply unasked.
+
+    Some servers name the archive's own compression as a coding. What they send is the archive.
+    """
+    for coding in reversed([name.strip() for name in codings.lower().split(",")]):
+        if coding in ("", "identity"):
+            continue
+        if coding not in CODINGS:
+            raise SourceError(f"sent with the content coding {coding}, although none was asked for")
+        inner = _decompressed(body, file.largest_archive, coding)
+        if not inner.startswith(GZIP):
+            return body
+        body = inner
+    return body
+
+
 def _read_bounded(read: Callable[[int], bytes], file: Pinned, size: int | None = None) -> bytes:
     """Read to the end, unless that takes too long or gives more bytes than an archive of this content can have."""
-    limit, start = file.size + 4096, time.monotonic()
+    limit, start = file.largest_archive, time.monotonic()
     archive = bytearray()
     with tqdm(total=size, unit="B", unit_scale=True, desc=file.archive, disable=None if size else True) as bar:
         while block := read(1 << 16):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,7 +17,7 @@ class Digits(NamedTuple):
     """Test images with their classes, and the source of randomness for the probes made from them."""
 
     images: UInt8[Tensor, "images height width"]
-    labels: UInt8[Tensor, " images"]
+    labels: Integer[Tensor, " images"]
     levels: int
     generator: torch.Generator
 
@@ -67,7 +67,7 @@ PROBES: dict[str, Callable[[Digits], Images]] = {
 
 
 def examples(
-    images: UInt8[Tensor, "images height width"], labels: UInt8[Tensor, " images"], levels: int
+    images: UInt8[Tensor, "images height width"], labels: Integer[Tensor, " images"], levels: int
 ) -> dict[str, NDArray[np.floating]]:
     """One image of each kind, to show; pixels in [0, 1]."""
     digits = Digits(images, labels, levels, torch.Generator().manual_seed(0))

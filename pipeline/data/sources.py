@@ -3,6 +3,7 @@
 To add one, enter it in `IDX_SOURCES` (or a function in `BUNDLED`) and add its name to `config.Data`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -13,24 +14,31 @@ from torch import Tensor
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.download import Pinned, fetch
-
-IDX_SHAPE = 28, 28
+from pipeline.errors import UserError
 
 
 @dataclass(frozen=True)
 class IdxSource:
-    """Four gzipped IDX files with 60 000 + 10 000 images of 28 × 28 bytes.
+    """Four gzipped IDX files: images and labels, for training and for testing.
 
     Attributes:
         torchvision: the class of torchvision.datasets that lists the mirrors.
         digests: SHA-256 of training images, training labels, test images and test labels.
         digest_of: whether these are digests of the decompressed content, or of the archive because no others are
             published.
+        shape: height and width of an image.
+        train: number of training images.
+        test: number of test images.
+        levels: number of grey levels.
     """
 
     torchvision: str
     digests: tuple[str, str, str, str]
     digest_of: Literal["content", "archive"] = "content"
+    shape: tuple[int, int] = (28, 28)
+    train: int = 60_000
+    test: int = 10_000
+    levels: int = 256
 
 
 IDX_SOURCES = {
@@ -81,36 +89,43 @@ BUNDLED: dict[str, Callable[[], Dataset]] = {"digits": digits}
 
 def image_shape(name: str) -> tuple[int, int]:
     """Height and width of the images in the data set `name`; nothing is downloaded."""
-    return BUNDLED[name]().shape if name in BUNDLED else IDX_SHAPE
+    return BUNDLED[name]().shape if name in BUNDLED else IDX_SOURCES[name].shape
 
 
 def get_dataset(name: str) -> Dataset:
     """Get the data set `name`, from its bundled copy or from verified files.
 
     Raises:
-        UserError: if no source has a file with the pinned content.
+        UserError: if no source has a file with the pinned content, or the content is not a data set.
     """
     if name in BUNDLED:
         return BUNDLED[name]()
     from torchvision import datasets  # takes more than a second to import, so only downloads do
 
     source = IDX_SOURCES[name]
-    shapes = ((60_000, *IDX_SHAPE), (60_000,), (10_000, *IDX_SHAPE), (10_000,))
-    names = (f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part, count in (("train", source.train), ("t10k", source.test)):
+        shapes[f"{part}-images-idx3-ubyte"] = (count, *source.shape)
+        shapes[f"{part}-labels-idx1-ubyte"] = (count,)
     files = [
-        Pinned(file, _idx_bytes(shape), digest, source.digest_of)
-        for file, shape, digest in zip(names, shapes, source.digests, strict=True)
+        Pinned(file, len(_header(shape)) + math.prod(shape), digest, source.digest_of)
+        for (file, shape), digest in zip(shapes.items(), source.digests, strict=True)
     ]
     contents = fetch(name, files, getattr(datasets, source.torchvision).mirrors)
-    return Dataset(name, 256, *(_decode(content, shape) for content, shape in zip(contents, shapes, strict=True)))
+    tensors = (_decode(name, *part, content) for part, content in zip(shapes.items(), contents, strict=True))
+    return Dataset(name, source.levels, *tensors)
 
 
-def _idx_bytes(shape: tuple[int, ...]) -> int:
-    """Size of an IDX file: a 4-byte magic number, a 4-byte length per dimension, and one byte per value."""
-    return 4 + 4 * len(shape) + int(np.prod(shape))
+def _header(shape: tuple[int, ...]) -> bytes:
+    """Start of an IDX file of bytes: the type of the values, the number of dimensions, and four bytes for each."""
+    return bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
 
 
-def _decode(content: bytes, shape: tuple[int, ...]) -> Tensor:
-    # The digest has been checked, so the header needs no parsing.
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
-    return torch.from_numpy(values.copy())
+def _decode(name: str, file: str, shape: tuple[int, ...], content: bytes) -> Tensor:
+    header = _header(shape)
+    if not content.startswith(header):
+        raise UserError(
+            f"{name}: {file} starts with {content[: len(header)].hex(' ', 4)}, not with {header.hex(' ', 4)}, the "
+            f"header for {' x '.join(map(str, shape))} bytes; correct the sizes of its entry in IDX_SOURCES"
+        )
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=len(header)).view(shape)

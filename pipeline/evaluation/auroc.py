@@ -1,5 +1,6 @@
 """How well log p(x) separates digits from other images: the area under the ROC curve (AUROC)."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -10,28 +11,33 @@ from numpy.typing import NDArray
 class Auroc(NamedTuple):
     """Probability that a digit has a higher log p(x) than another image, with its standard error.
 
-    1 is perfect separation, ½ is chance.
+    1 is perfect separation, ½ is chance. One digit or one other image has no standard error: None.
     """
 
     value: float
-    standard_error: float
+    standard_error: float | None
 
 
 def auroc(digits: NDArray[np.floating], others: NDArray[np.floating]) -> Auroc:
-    """The mean, over the other images, of the fraction of digits with a higher log p(x); a tie counts half.
+    """The fraction of pairs in which the digit has the higher log p(x); a tie counts half.
 
-    The standard error is that of this mean, NaN for a single image. It ignores the sampling error of the digits, which
-    are many more than the others.
+    The standard error has a term for the sampling of the digits and one for that of the other images: √(var(fraction of
+    others below each digit) / digits + var(fraction of digits above each other image) / others). DeLong et al. 1988.
 
     Args:
         digits: log p(x) of digits, in nats.
         others: log p(x) of the other images, in nats.
     """
-    ordered = np.sort(digits)
-    not_higher = (np.searchsorted(ordered, others, "left") + np.searchsorted(ordered, others, "right")) / 2
-    higher = 1 - not_higher / len(ordered)
-    deviation = higher.std(ddof=1) if len(others) > 1 else np.nan
-    return Auroc(float(higher.mean()), float(deviation / np.sqrt(len(others))))
+    below, above = _fraction_below(others, digits), 1 - _fraction_below(digits, others)
+    if min(len(below), len(above)) < 2:
+        return Auroc(float(above.mean()), None)
+    return Auroc(float(above.mean()), math.sqrt(sum(part.var(ddof=1) / len(part) for part in (below, above))))
+
+
+def _fraction_below(values: NDArray[np.floating], limits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The fraction of the values below each limit; a tie counts half."""
+    ordered = np.sort(values)
+    return (np.searchsorted(ordered, limits, "left") + np.searchsorted(ordered, limits, "right")) / (2 * len(values))
 
 
 class ProbeSummary(NamedTuple):
@@ -42,7 +48,7 @@ class ProbeSummary(NamedTuple):
     median: float
     trusted: float
     auroc: float
-    auroc_se: float
+    auroc_se: float | None
 
 
 def summarise_probes(table: pd.DataFrame, digits: NDArray[np.floating]) -> list[ProbeSummary]:

@@ -32,7 +32,7 @@ def importance_curve(
         fit = importance.fit_proposal(block)
         columns.append(importance.sample_log_weights(block, fit.proposal, Stream.ESTIMATE, samples))
         # The estimator draws pilots with every fitted proposal, so they are part of its cost.
-        pilots = settings.samples // importance.PILOTS if fit.proposal.adaptable else 0
+        pilots = importance.pilot_samples(settings.samples) if fit.proposal.adaptable else 0
         spent.append(fit.evaluations.cpu() + pilots)
     log_w, before = torch.cat(columns, 1), float(torch.cat(spent).double().mean())
     sizes = [SMALLEST * 2**i for i in range(int(math.log2(samples / SMALLEST)) + 1)]

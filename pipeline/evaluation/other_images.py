@@ -1,6 +1,5 @@
 """Log p(x) of images that are unlike the data, and baselines with closed forms beside the model."""
 
-import math
 from dataclasses import replace
 
 import pandas as pd
@@ -16,6 +15,7 @@ from pipeline.data.probes import PROBES, Digits
 from pipeline.data.sources import get_dataset, image_shape
 from pipeline.errors import UserError
 from pipeline.evaluation.baselines import BASELINES, moments
+from pipeline.evaluation.summary import Metrics, mean_and_error, rounded
 from pipeline.model.vae import VAE
 
 
@@ -36,8 +36,18 @@ def images_of_each_kind(dataset: Dataset, settings: Compare) -> dict[str, tuple[
     kinds = {name: (make(digits), digits.labels) for name, make in PROBES.items()}
     if settings.other != "none":
         other = get_dataset(settings.other)
-        kinds[settings.other] = other.test_images[first], other.test_labels[first]
+        images = rescaled(other.test_images[first], other.levels, dataset.levels)
+        kinds[settings.other] = images, other.test_labels[first]
     return kinds
+
+
+def rescaled(images: Tensor, levels: int, to: int) -> Tensor:
+    """Images with `levels` grey levels as images with `to` levels: black stays black, and white stays white.
+
+    Dequantised, they have as much noise as the images that the model was trained on. So log p(x) is the density of the
+    same kind of x, and the number of grey levels alone makes no image more or less likely.
+    """
+    return (images.double() * (to - 1) / (levels - 1)).round().to(torch.uint8)
 
 
 def measure(
@@ -50,7 +60,7 @@ def measure(
     return pd.DataFrame({"kind": kind, "label": labels.numpy(), "log_px": found.log_px, "trusted": found.trusted})
 
 
-def baselines(dataset: Dataset, model: Model, images: int, seed: int) -> dict[str, float]:
+def baselines(dataset: Dataset, model: Model, images: int, seed: int) -> Metrics:
     """Mean log-density of the first test images under each baseline, nats, with its standard error over images.
 
     Args:
@@ -58,9 +68,7 @@ def baselines(dataset: Dataset, model: Model, images: int, seed: int) -> dict[st
     """
     train = moments(dataset.train_images.flatten(1), dataset.levels)
     x = dequantised(dataset.test_images, dataset.levels, seed)[:images]
-    values: dict[str, float] = {}
+    values: Metrics = {}
     for name, fit in BASELINES.items():
-        log_px = fit(train, model.sigma, model.latent).log_prob(x)
-        values[name] = round(float(log_px.mean()), 4)
-        values[f"{name}_se"] = round(float(log_px.std()) / math.sqrt(len(log_px)), 4)
-    return values
+        values |= mean_and_error(name, fit(train, model.sigma, model.latent).log_prob(x).numpy())
+    return rounded(values)

@@ -1,6 +1,5 @@
 """Log p(x) by second methods, on some test images and on images simulated from the model."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +12,9 @@ from logpx import annealing, best_gaussian, importance
 from logpx.importance import PROPOSALS, Block, Settings
 from logpx.weights import Weights
 from pipeline.config import Verify
-from pipeline.errors import UserError
 from pipeline.evaluation.convergence import annealed_curve, importance_curve
 from pipeline.evaluation.settings import annealer
+from pipeline.evaluation.summary import Metrics, mean_and_error, rounded
 from pipeline.model.vae import VAE
 from pipeline.storage.tables import numbers, select
 
@@ -77,10 +76,15 @@ def _lower_bound(log_w: Tensor) -> dict[str, NDArray[np.float64]]:
     return {"annealed": weights.log_mean.numpy(), "annealed_se": weights.standard_error.numpy()}
 
 
-def curves(vae: VAE, x: Tensor, verify: Verify, settings: Settings) -> pd.DataFrame:
-    """The estimate against decoder evaluations, for every proposal and for annealing from the prior."""
+def curves(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify, settings: Settings) -> pd.DataFrame:
+    """The estimate against decoder evaluations, for every proposal and for annealing from the prior.
+
+    The images are the first ones with a finite log p(x), since a mean with any other is not finite; if there are none,
+    the first ones.
+    """
     settings = replace(settings, seed=verify.seed)
-    x = x[: verify.curve_images]
+    finite = np.isfinite(numbers(measured, "log_px"))
+    x = x[torch.from_numpy(finite | ~finite.any())][: verify.curve_images]
     by_importance = [
         importance_curve(vae, x, replace(settings, proposal=name), verify.curve_samples) for name in PROPOSALS
     ]
@@ -88,13 +92,11 @@ def curves(vae: VAE, x: Tensor, verify: Verify, settings: Settings) -> pd.DataFr
     return pd.concat([*by_importance, annealed])
 
 
-def summarise(table: pd.DataFrame) -> dict[str, int | float]:
+def summarise(table: pd.DataFrame) -> Metrics:
     """Means over images in nats, each with its standard error over images.
 
-    Non-finite differences are excluded from the means; `not_finite` counts them.
-
-    Raises:
-        UserError: if all differences of one kind are not finite.
+    Non-finite differences are excluded from the means; `not_finite` counts them. A mean without any finite difference
+    is absent.
     """
     test, simulated = select(table, "kind", "test"), select(table, "kind", "simulated")
     columns = {
@@ -105,13 +107,11 @@ def summarise(table: pd.DataFrame) -> dict[str, int | float]:
         "above_lower": numbers(simulated, "log_px") - numbers(simulated, "annealed"),
         "below_upper": numbers(simulated, "upper") - numbers(simulated, "log_px"),
     }
-    values: dict[str, int | float] = {
-        "images": len(test), "not_finite": int(sum((~np.isfinite(nats)).sum() for nats in columns.values()))
-    }  # fmt: skip
-    for name, every in columns.items():
-        nats = every[np.isfinite(every)]
-        if not len(nats):
-            raise UserError(f"verify: no image has a finite {name}; train again with a larger model.sigma")
-        values[name] = float(nats.mean())
-        values[f"{name}_se"] = float(nats.std(ddof=1)) / math.sqrt(len(nats)) if len(nats) > 1 else 0.0
-    return {name: round(value, 4) for name, value in values.items()}
+    finite = {name: nats[np.isfinite(nats)] for name, nats in columns.items()}
+    values: Metrics = {
+        "images": len(test),
+        "not_finite": sum(len(columns[name]) - len(finite[name]) for name in finite),
+    }
+    for name, nats in finite.items():
+        values |= mean_and_error(name, nats)
+    return rounded(values)

@@ -3,7 +3,6 @@
 Processes share the work by blocks of images, and each finished block is saved.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -14,12 +13,13 @@ from torch import Tensor
 
 from logpx import importance
 from logpx.batching import ranges
-from logpx.importance import PILOTS, Settings
+from logpx.importance import Settings
 from logpx.noise import BLOCK
 from logpx.prior_monte_carlo import prior_monte_carlo
 from pipeline.config import Evaluate
 from pipeline.errors import UserError
 from pipeline.evaluation.elbo import elbos
+from pipeline.evaluation.summary import Metrics, mean_and_error, rounded
 from pipeline.model.vae import VAE
 from pipeline.process.cli import progress
 from pipeline.process.distributed import Group
@@ -50,7 +50,7 @@ def measure(vae: VAE, x: Tensor, evaluate: Evaluate, settings: Settings, work: U
     prior = _distribute("prior", ranges(len(x), chunk), prior_of, work, group)
     main = _log_px("log_px", vae, x, settings, work, group)
     # The estimate with the encoder as proposal, at the main estimate's average number of decoder evaluations.
-    equal = max(32, round(float(main["evaluations"].mean()) / (1 + 1 / PILOTS)))
+    equal = max(32, round(float(main["evaluations"].mean()) / 1.5))  # with half as many pilots
     usual = replace(settings, samples=equal, budget=equal, proposal="encoder")
     encoder = _log_px("comparison", vae, x[: evaluate.comparison], usual, work, group)
     beyond = torch.full((len(x) - len(encoder["log_px"]),), torch.nan, dtype=torch.float64)
@@ -104,12 +104,12 @@ def _join(parts: Sequence[Columns]) -> Columns:
     return {column: torch.cat([part[column] for part in parts]) for column in parts[0]} if parts else {}
 
 
-def summarise(table: pd.DataFrame) -> dict[str, int | float]:
+def summarise(table: pd.DataFrame) -> Metrics:
     """Means over the test images with their standard errors, shares and medians.
 
     An image's estimate has its own sampling error, so the spread of the estimates over images contains both that
     and the images' own: the standard error of the mean combines the two. Images with a non-finite ELBO or
-    log p(x) are excluded from all means; `not_finite` counts them.
+    log p(x) are excluded from all means; `not_finite` counts them. A number that is not finite is absent.
 
     Raises:
         UserError: if no image has finite numbers.
@@ -119,12 +119,11 @@ def summarise(table: pd.DataFrame) -> dict[str, int | float]:
     if not finite.any():
         raise UserError("no test image has a finite ELBO and log p(x); train again with a larger model.sigma")
     columns = {name: column[finite] for name, column in columns.items()}
-    compared = ~np.isnan(columns["encoder_log_px"])
+    compared = np.isfinite(columns["encoder_log_px"])
     short = (columns["log_px"] - columns["encoder_log_px"])[compared]
-    values: dict[str, int | float] = {"images": int(finite.sum()), "not_finite": int((~finite).sum())}
+    values: Metrics = {"images": int(finite.sum()), "not_finite": int((~finite).sum())}
     for name in ("elbo", "reconstruction", "kl", "log_px"):
-        values[name] = float(columns[name].mean())
-        values[f"{name}_se"] = float(columns[name].std(ddof=1) / math.sqrt(values["images"]))
+        values |= mean_and_error(name, columns[name])
     values["gap"] = values["log_px"] - values["elbo"]
     values["trusted"] = float(columns["trusted"].mean())
     values["converged"] = float(columns["converged"].mean())
@@ -132,11 +131,12 @@ def summarise(table: pd.DataFrame) -> dict[str, int | float]:
     values["evaluations_mean"] = float(columns["evaluations"].mean())
     values["image_se_median"] = float(np.median(columns["log_px_se"]))
     values["ess_median"] = float(np.median(columns["ess"]))
-    values["khat_median"] = float(np.median(columns["khat"]))
-    values["encoder_images"] = int(compared.sum())
-    values["encoder_short"] = float(short.mean())
-    values["encoder_ess_median"] = float(np.median(columns["encoder_ess"][compared]))
+    with np.errstate(invalid="ignore"):  # half of the k̂ may be −∞, the other half +∞
+        values["khat_median"] = float(np.median(columns["khat"]))
+    values["encoder_images"] = len(short)
+    if len(short):
+        values["encoder_short"] = float(short.mean())
+        values["encoder_ess_median"] = float(np.median(columns["encoder_ess"][compared]))
     values["prior_log_px"] = float(columns["prior_log_px"].mean())
     values["prior_ess_median"] = float(np.median(columns["prior_ess"]))
-    # JSON has no infinity: an infinite k̂ is written as a very large number.
-    return {name: round(max(-1e6, min(value, 1e6)), 4) for name, value in values.items()}
+    return rounded(values)

@@ -107,11 +107,13 @@ def require_memory(needed: int, device: torch.device, remedy: str) -> None:
     """Refuse work that does not fit into memory before it starts.
 
     Args:
-        needed: bytes.
+        needed: bytes, of each process. The workers on one machine share its memory, but each has its own GPU.
 
     Raises:
         UserError: if fewer bytes are free.
     """
+    if device.type == "cpu":
+        needed *= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if needed > free:
         raise UserError(f"not enough memory: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; try {remedy}")

@@ -7,6 +7,7 @@ code.
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
@@ -25,13 +26,14 @@ T = TypeVar("T")
 Tensors = dict[str, Tensor]
 State = tuple[Tensors, dict[str, Any]]
 
-# Long, because a process may wait for a lock or a slow store. A dead peer is noticed by its closed connection.
-TIMEOUT = timedelta(days=1)
+# How long a process waits for the others: long enough for slower ones to finish their share of the images. A dead
+# process is noticed at once by its closed connection; this limit is for one that hangs, or whose machine is gone.
+TIMEOUT = timedelta(hours=1)
 JSON = "json"  # the entry of a message that holds the JSON part of a state
 
 
 class PeerLostError(UserError):
-    """A collective failed because another process of the stage died; that process has the cause."""
+    """A collective failed because another process of the stage died, and that process has the cause; or it hangs."""
 
     exit_code = os.EX_TEMPFAIL
 
@@ -42,7 +44,7 @@ class Group(NamedTuple):
     Every process must call the collectives (`all_reduce_*`, `gather`, `broadcast`) in the same order.
 
     Raises:
-        PeerLostError: in each collective, if another process has died.
+        PeerLostError: in each collective, if another process has died or does not answer within `TIMEOUT`.
     """
 
     rank: int
@@ -123,6 +125,11 @@ def _peer_lost() -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
+        if re.search(r"timed? ?out", reason, re.IGNORECASE):
+            raise PeerLostError(
+                f"another process of this stage did not answer for {TIMEOUT}: it hangs, or its machine cannot be "
+                f"reached; end it and start the stage again, which resumes ({reason})"
+            ) from error
         raise PeerLostError(f"this process lost the connection to another process of its stage: {reason}") from error
 
 

@@ -1,6 +1,5 @@
 """Which worker of `dvc queue start` runs this process. It relies on how DVC names its workers, which is internal."""
 
-import os
 import re
 from typing import NamedTuple
 
@@ -19,8 +18,6 @@ def queue_worker() -> QueueWorker | None:
 
     DVC calls its workers dvc-exp-REPOSITORY-NUMBER@localhost.
     """
-    if "DVC_EXP_NAME" not in os.environ:
-        return None
     names = [name for process in psutil.Process().parents() if (name := _worker_name(process))]
     if not names:
         return None

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, redacted
 
 
 def print_error(message: str) -> None:
@@ -24,7 +24,7 @@ def run_cli(main: Callable[[], None], report: Callable[[str], object] = print_er
         message, code = f"error: {error}", error.exit_code
     except OSError as error:
         # A full disk, a read-only folder, a missing file: the system's message names it.
-        message, code = f"error: {error}", 1
+        message, code = redacted(f"error: {error}"), 1
     except KeyboardInterrupt as interrupt:
         message, code = "interrupted", 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     except (MemoryError, RuntimeError) as error:

@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -111,7 +111,7 @@ def exit_with_parent() -> None:
     variable, name = ("RANK", "launcher") if "RANK" in os.environ else ("DVC_STAGE", "dvc")
     if variable not in os.environ:
         return
-    parent = _ancestor_without(variable)
+    parent = _ancestor_outside(variable)
     if parent is None:
         raise UserError(f"the {name} that started this stage has ended, so the stage did not run; start it again")
     threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
@@ -133,11 +133,17 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _ancestor_without(variable: str) -> psutil.Process | None:
-    """The nearest ancestor whose environment lacks the variable that it sets for its children; None if it is gone."""
+def _ancestor_outside(variable: str) -> psutil.Process | None:
+    """The nearest ancestor that has not this process's value of a variable, which it sets for its children.
+
+    Not simply one without the variable: the `dvc` of this stage may itself run in a stage of another DVC project.
+
+    Returns:
+        None if the ancestor is gone.
+    """
     for process in psutil.Process().parents():
         try:
-            if variable in process.environ():
+            if process.environ().get(variable) == os.environ[variable]:
                 continue
             # An orphan is adopted by process 1. In a container dvc itself may be process 1.
             return None if process.pid == 1 and not _is_python(process) else process
@@ -153,31 +159,44 @@ def _is_python(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def workspace_lock(stage: str) -> Iterator[None]:
-    """Only one process of a stage runs in a workspace: two would overwrite each other's files.
+def lock_file(path: Path, waiting: Callable[[], str], timeout: float = -1) -> Iterator[None]:
+    """Hold a lock. If another process holds it, print the message `waiting()` and wait for up to `timeout` seconds.
 
     The lock file stays: if it were deleted while another process waits for it, two processes could hold the lock.
 
     Raises:
-        UserError: if another process still holds the lock after `LOCK_TIMEOUT` seconds.
+        Timeout: if another process still holds the lock then.
     """
-    path = Path(".scratch") / f"{stage}.lock"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        print(f"stage {stage} is still running in this folder ({_others(stage)}); waiting for it", flush=True)
-        try:
-            lock.acquire(timeout=LOCK_TIMEOUT)
-        except Timeout:
-            raise UserError(
-                f"stage {stage} is already running in this folder ({_others(stage)}); wait for it, or end it: kill PID"
-            ) from None
+        print(waiting(), flush=True)
+        lock.acquire(timeout)
     try:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def workspace_lock(stage: str) -> Iterator[None]:
+    """Only one process of a stage runs in a workspace: two would overwrite each other's files.
+
+    Raises:
+        UserError: if another process still holds the lock after `LOCK_TIMEOUT` seconds.
+    """
+
+    def running() -> str:
+        return f"stage {stage} is already running in this folder ({_others(stage)}); wait for it, or end it: kill PID"
+
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock_file(Path(".scratch") / f"{stage}.lock", running, LOCK_TIMEOUT))
+        except Timeout:
+            raise UserError(running()) from None
+        yield
 
 
 def _others(stage: str) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.code import ROOT, determines_output
 from pipeline.config import Recovery
 from pipeline.errors import UserError
-from pipeline.process.lifecycle import defer_interrupts
+from pipeline.process.lifecycle import defer_interrupts, lock_file
 from pipeline.storage.files import main_repository
 from pipeline.storage.tensors import load_tensors, save_tensors
 
@@ -110,21 +110,14 @@ class UnfinishedWork:
 def open_work(stage: str, settings: Recovery, *determines: object) -> Iterator[UnfinishedWork]:
     """The unfinished work of a computation. It is removed if the block succeeds, and kept if the block fails.
 
-    Only one process at a time has it: a second one waits. The lock file stays, since deleting it while another process
-    waits for it would let two processes hold the lock.
+    Only one process at a time has it: a second one waits.
 
     Args:
         determines: everything that determines the result besides the code: parameters, digests, environment.
     """
     folder = main_repository() / ".scratch" / f"{stage}-{_key(determines)}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{folder}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        print("another process runs the same computation; waiting for it", flush=True)
-        lock.acquire()
-    try:
+    waiting = "another process runs the same computation; waiting for it"
+    with lock_file(Path(f"{folder}.lock"), lambda: waiting):
         _remove_abandoned(folder.parent)
         folder.mkdir(exist_ok=True)
         work = UnfinishedWork(folder, settings.save_every)
@@ -135,8 +128,6 @@ def open_work(stage: str, settings: Recovery, *determines: object) -> Iterator[U
                 work.flush()
             raise
         shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        lock.release()
 
 
 def _read(path: Path) -> tuple[Tensors, dict[str, Any]] | None:

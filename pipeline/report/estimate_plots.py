@@ -7,7 +7,33 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from pipeline.report.plotting import BLUE, GREEN, GREY, ON_WHITE, ORANGE, PURPLE, Figure, in_rows, minus, new, show
+from pipeline.report.plotting import (
+    BLUE,
+    GREEN,
+    GREY,
+    ON_WHITE,
+    ORANGE,
+    PURPLE,
+    Figure,
+    NotDrawnError,
+    in_rows,
+    minus,
+    new,
+    note_left_out,
+    show,
+)
+
+
+def _finite_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The rows whose numbers in these columns are finite.
+
+    Raises:
+        NotDrawnError: if there are none.
+    """
+    rows = pd.DataFrame(table[np.isfinite(table[[*columns]].to_numpy(dtype=np.float64)).all(1)])
+    if rows.empty:
+        raise NotDrawnError(f"no row has finite numbers in the columns {', '.join(columns)}")
+    return rows
 
 
 def log_px(
@@ -15,19 +41,23 @@ def log_px(
     least: Float[np.ndarray, "images height width"],
     most: Float[np.ndarray, "images height width"],
 ) -> Figure:
-    """Histogram of log p(x) of the test images (nats), above the least and the most likely images."""
+    """Histogram of the finite log p(x) of the test images (nats), above the least and the most likely images."""
+    shown = values[np.isfinite(values)]
+    if not len(shown):
+        raise NotDrawnError("no test image has a finite log p(x)")
     figure, axes = new(9.0, 5.0, rows=2, columns=2)
     for panel in axes[0]:
         panel.remove()
     whole = figure.add_subplot(axes[0, 0].get_gridspec()[0, :])
-    low = np.quantile(values, 0.005)
-    whole.hist(values[values >= low], bins=60, color=BLUE)
-    whole.axvline(values.mean(), color=ORANGE, lw=2, label=f"mean {minus(f'{values.mean():.1f}')}")
+    low = np.quantile(shown, 0.005)
+    whole.hist(shown[shown >= low], bins=60, color=BLUE)
+    whole.axvline(shown.mean(), color=ORANGE, lw=2, label=f"mean {minus(f'{shown.mean():.1f}')}")
     whole.set(xlabel="log p(x), nats per image (the lowest 0.5 % are not shown)", ylabel="number of test images")
     whole.legend(loc="upper left")
     for panel, images, which in zip(axes[1], (least, most), ("least", "most"), strict=True):
         show(panel, in_rows(images, 7))
         panel.set_title(f"the {which} likely test images")
+    note_left_out(figure, {"test images": len(values) - len(shown)})
     return figure
 
 
@@ -58,7 +88,12 @@ def convergence(curves: pd.DataFrame) -> Figure:
     """
     figure, axes = new(9.0, 5.2)
     panel = axes[0, 0]
-    best = curves.loc[curves["method"] == "mixture", "log_px"].iloc[-1]
+    points = len(curves)
+    curves = _finite_rows(curves, "evaluations", "log_px", "low", "high")
+    fitted = curves.loc[curves["method"] == "mixture", "log_px"]
+    if fitted.empty:
+        raise NotDrawnError("no estimate with the proposal mixture is finite")
+    best = fitted.iloc[-1]
     for method, curve in curves.groupby("method", sort=False):
         label = METHODS[str(method)]
         panel.fill_between(
@@ -84,6 +119,7 @@ def convergence(curves: pd.DataFrame) -> Figure:
         xlabel="decoder evaluations per image, fit included (a gradient counts as one evaluation)",
         ylabel="estimate of log p(x) − best estimate, nats per image",
     )
+    note_left_out(figure, {"points": points - len(curves)})
     return figure
 
 
@@ -96,9 +132,11 @@ def diagnostics(table: pd.DataFrame, limits: Mapping[int, float], minimum_ess: f
         minimum_ess: the smallest effective sample size of a trusted image.
     """
     figure, axes = new(9.0, 3.4, columns=2)
+    images = len(table)
+    table = _finite_rows(table.assign(khat=table["khat"].clip(-0.5, 1.5)), "khat", "ess")
     trusted = table["trusted"].to_numpy(dtype=bool)
     parts, labels = (trusted, ~trusted), ("trusted", "not trusted")
-    khat = table["khat"].clip(-0.5, 1.5).to_numpy()
+    khat = table["khat"].to_numpy()
     ess = table["ess"].clip(lower=1.0).to_numpy()
     bins = (np.linspace(-0.5, 1.5, 61), np.geomspace(1.0, max(float(ess.max()) * 1.05, 2 * minimum_ess), 61))
     for panel, values, edges in zip(axes[0], (khat, ess), bins, strict=True):
@@ -118,6 +156,7 @@ def diagnostics(table: pd.DataFrame, limits: Mapping[int, float], minimum_ess: f
     of_ess.set(xscale="log", xlabel="effective sample size (log scale)")
     of_ess.axvline(minimum_ess, color=GREY, lw=1, ls=":", label=f"minimum, {minimum_ess:g}")
     of_ess.legend(loc="upper left", **ON_WHITE)
+    note_left_out(figure, {"test images": images - len(table)})
     return figure
 
 
@@ -127,6 +166,8 @@ def gaps(table: pd.DataFrame) -> Figure:
     Args:
         table: columns label, log_px, best_elbo, elbo; nats per image.
     """
+    images = len(table)
+    table = _finite_rows(table, "log_px", "best_elbo", "elbo")
     parts = {"all": table} | {f"digit {label}": part for label, part in table.groupby("label")}
     figure, axes = new(8.0, 0.32 * len(parts) + 1.2)
     panel = axes[0, 0]
@@ -144,6 +185,7 @@ def gaps(table: pd.DataFrame) -> Figure:
     panel.grid(visible=False, axis="y")
     panel.set_xlabel("log p(x) − ELBO, nats per image")
     figure.legend(loc="outside upper right", ncols=2)
+    note_left_out(figure, {"images": images - len(table)})
     return figure
 
 
@@ -165,10 +207,14 @@ def densities(
         examples: an image of some of the kinds, pixels in [0, 1].
         ceiling: the largest log-density possible, nats.
     """
-    kinds = list(probes)
+    every = {"test digits": digits, **probes}
+    finite = {name: values[np.isfinite(values)] for name, values in every.items()}
+    digits, kinds = finite["test digits"], [kind for kind in probes if len(finite[kind])]
+    if not kinds:
+        raise NotDrawnError("no kind of other images has a finite log p(x)")
     figure, axes = new(9.0, 1.15 * len(kinds) + 0.7, rows=len(kinds), columns=2)
     axes[0, 0].get_gridspec().set_width_ratios([1, 11])
-    values = np.concatenate([digits, *probes.values()])
+    values = np.concatenate(list(finite.values()))
     below = np.maximum(ceiling - values, 1.0)
     edges = np.geomspace(below.min() * 0.9, below.max() * 1.1, 90)
     ticks = [ceiling - value for value in _round_values(ceiling) if edges[0] <= ceiling - value <= edges[-1]]
@@ -179,7 +225,7 @@ def densities(
         picture.set_yticks([])
         picture.grid(visible=False)
         picture.spines[:].set(visible=True, color=GREY, linewidth=0.5)  # a blank image would be invisible without them
-        for numbers, colour in ((digits, GREY), (probes[kind], ORANGE)):
+        for numbers, colour in ((digits, GREY), (finite[kind], ORANGE)):
             percent = np.full(len(numbers), 100 / len(numbers))
             panel.hist(np.maximum(ceiling - numbers, 1.0), bins=list(edges), weights=percent, color=colour, alpha=0.7)
         panel.set_xscale("log")
@@ -190,6 +236,7 @@ def densities(
         panel.set_title(f"{kind} (orange), test digits (grey): AUROC {auroc[kind]:.3f}", loc="left", fontsize=10)
     figure.align_ylabels(axes[:, 1])
     axes[-1, 1].set_xlabel(f"log p(x), nats per image (log scale of the distance to the ceiling, {ceiling:,.0f})")
+    note_left_out(figure, {name: len(every[name]) - len(finite[name]) for name in every})
     return figure
 
 
@@ -202,6 +249,8 @@ def _round_values(ceiling: float) -> list[float]:
 
 def upside_down(auroc: Mapping[int, float]) -> Figure:
     """For each class: the probability that an upright digit is likelier than one turned upside down."""
+    if not auroc:
+        raise NotDrawnError("no class has finite log p(x) both upright and upside down")
     figure, axes = new(7.0, 2.6)
     panel = axes[0, 0]
     panel.axhline(0.5, color=GREY, lw=1, ls=":")

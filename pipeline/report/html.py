@@ -37,25 +37,28 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def load_pictures(folder: Path) -> list[DrawnPicture]:
-    """The pictures that a folder has, in the order of the report.
+def load_pictures(folder: Path, table: pd.DataFrame) -> tuple[list[DrawnPicture], dict[str, str]]:
+    """The pictures that were drawn, and the reasons why others were not, by title; in the order of the report.
+
+    Args:
+        table: columns `picture`, its name, and `left_out`, the reason, which is empty for a picture in the folder.
 
     Raises:
-        UserError: if the folder has no pictures, or one that is not in `PICTURES`.
+        UserError: if a picture is missing, or is not in `PICTURES`.
     """
-    files = {path.stem: path for path in sorted(folder.glob("*.png"))}
-    if unknown := sorted(set(files) - set(PICTURES)):
+    reasons = dict(zip(table["picture"], table["left_out"], strict=True))
+    if unknown := sorted(set(reasons) - set(PICTURES)):
         raise UserError(
-            f"{folder}: no function draws {', '.join(unknown)}; delete the file, or add the picture to "
-            "pipeline/report/pictures.py"
+            f"no function draws {', '.join(unknown)}; run `dvc repro`, or add it to pipeline/report/pictures.py"
         )
-    if not files:
-        raise UserError(f"{folder} has no pictures; run `dvc repro` to draw them")
-    return [
-        DrawnPicture(name, picture.title, picture.caption, files[name].read_bytes())
+    if missing := [name for name in reasons if not (reasons[name] or (folder / f"{name}.png").is_file())]:
+        raise UserError(f"{folder} has no picture {', '.join(missing)}; run `dvc repro` to draw it")
+    drawn = [
+        DrawnPicture(name, picture.title, picture.caption, (folder / f"{name}.png").read_bytes())
         for name, picture in PICTURES.items()
-        if name in files
+        if reasons.get(name) == ""
     ]
+    return drawn, {picture.title: reasons[name] for name, picture in PICTURES.items() if reasons.get(name)}
 
 
 def untrusted(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -82,8 +85,10 @@ def render(template: str, values: Mapping[str, Any], folder: Path = TEMPLATES) -
     # nothing but numbers filled in.
     environment.filters["math"] = lambda latex: Markup(convert(latex))  # noqa: S704
     environment.filters["block_math"] = lambda latex: Markup(convert(latex, display="block"))  # noqa: S704
-    # float(): a missing value raises an error that names it.
-    environment.filters["number"] = lambda value, digits=0: format_number(float(value), digits)
+    # float(): a missing value raises an error that names it. None is a metric that may be absent.
+    environment.filters["number"] = lambda value, digits=0: (
+        "–" if value is None else format_number(float(value), digits)
+    )
     return environment.get_template(template).render(values)
 
 

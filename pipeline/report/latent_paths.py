@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.distributions import kl_divergence
+from torch.nn.functional import normalize
 
 from pipeline.model.vae import VAE
 
@@ -29,13 +30,15 @@ def slerp(
     that sphere, a great circle stays near it.
     """
     lengths = lerp(a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True), steps)
-    a, b = a / a.norm(dim=-1, keepdim=True), b / b.norm(dim=-1, keepdim=True)
+    a, b = normalize(a, dim=-1), normalize(b, dim=-1)  # the zero vector stays zero
     angle = (a * b).sum(-1, keepdim=True).clamp(-1, 1).acos()[:, None]
     t = torch.linspace(0, 1, steps, device=a.device)[:, None]
-    # sin(t θ) / sin θ tends to t as θ tends to 0: parallel ends are joined by the straight line between them.
-    safe = angle.clamp(min=1e-4)
-    from_a = torch.where(angle < 1e-4, 1 - t, ((1 - t) * safe).sin() / safe.sin())
-    from_b = torch.where(angle < 1e-4, t, (t * safe).sin() / safe.sin())
+    # Parallel ends are joined by a straight line: sin(t θ) / sin θ tends to t as θ tends to 0. So are opposite ends,
+    # because no great circle is shorter than the others.
+    straight = angle.sin() < 1e-3
+    safe = angle.where(~straight, 1.0)
+    from_a = torch.where(straight, 1 - t, ((1 - t) * safe).sin() / safe.sin())
+    from_b = torch.where(straight, t, (t * safe).sin() / safe.sin())
     return lengths * (from_a * a[:, None] + from_b * b[:, None])
 
 
@@ -70,13 +73,27 @@ def project(
     """Posterior means in two dimensions, and the names of the two axes.
 
     Two latent dimensions stay as they are. A single one is drawn against the class. Of more, the plane is drawn that
-    separates the classes best (linear discriminant analysis).
+    separates the classes best (linear discriminant analysis). Two classes have one discriminant, and a single class or
+    constant means have none: then the coordinates of z with the largest variance are the other axes.
     """
     if means.shape[1] == 2:
         return means, ("z₁", "z₂")
     if means.shape[1] == 1:
         return np.column_stack([means[:, 0], labels.astype(float)]), ("z", "class")
+    points = _discriminants(means, labels)
+    others = (-means.var(0)).argsort(kind="stable")[: 2 - points.shape[1]]
+    names = [f"{which} linear discriminant of μ(x)" for which in ("first", "second")[: points.shape[1]]]
+    first, second = *names, *(f"z[{i}] of μ(x)" for i in others)
+    return np.column_stack([points, means[:, others]]), (first, second)
+
+
+def _discriminants(
+    means: Float[np.ndarray, "images latent"], labels: Integer[np.ndarray, " images"]
+) -> Float[np.ndarray, "images _discriminants"]:
+    """Two linear discriminants, or as many as there are."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # here, because the import is slow
 
-    points = LinearDiscriminantAnalysis(n_components=2).fit_transform(means, labels)
-    return points, ("first linear discriminant of μ(x)", "second linear discriminant of μ(x)")
+    classes = len(np.unique(labels))
+    if not 1 < classes < len(labels) or not np.ptp(means, axis=0).any():
+        return means[:, :0]
+    return LinearDiscriminantAnalysis(n_components=min(2, classes - 1)).fit_transform(means, labels)

@@ -4,9 +4,9 @@ To add a picture, write a function here that draws it, and decorate it with `@pi
 the pictures in the order of this file.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,26 +15,26 @@ from logpx.observations.gaussian import gaussian_ceiling
 from logpx.weights import MINIMUM_ESS, khat_threshold
 from pipeline.evaluation.auroc import auroc
 from pipeline.report import estimate_plots, latent_paths, model_plots, plotting
-from pipeline.report.plotting import Figure
+from pipeline.report.plotting import Figure, NotDrawnError
 from pipeline.report.scene import Scene
-from pipeline.storage.tables import finite, select
+from pipeline.storage.tables import finite, numbers, select
+
+Draw = Callable[[Scene], Figure]
 
 
 @dataclass(frozen=True)
 class Picture:
     """A picture of the report: its title, what to see in it, and the function that draws it.
 
-    The function returns None if the scene has nothing to draw.
+    The function raises `NotDrawnError` if the scene has nothing to draw.
     """
 
     title: str
     caption: str
-    draw: Callable[[Scene], Figure | None]
+    draw: Draw
 
 
 PICTURES: dict[str, Picture] = {}
-
-Draw = TypeVar("Draw", bound=Callable[..., Any])
 
 
 def picture(title: str, caption: str) -> Callable[[Draw], Draw]:
@@ -45,6 +45,21 @@ def picture(title: str, caption: str) -> Callable[[Draw], Draw]:
         return draw
 
     return register
+
+
+def drawn(draw: Draw, scene: Scene) -> tuple[bytes | None, str]:
+    """The picture as PNG; or None and the reason why it cannot be drawn.
+
+    No failure stops the caller: the measurements, which took longer, are to be reported whatever happens here.
+    """
+    try:
+        return plotting.to_png(draw(scene)), ""
+    except NotDrawnError as error:
+        return None, str(error)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"warning: a picture is left out: {draw.__name__}: {reason}", file=sys.stderr)
+        return None, reason
 
 
 @picture(
@@ -102,9 +117,9 @@ def traversals(scene: Scene) -> Figure:
     "f(z) over the plane of both latent dimensions, in steps of equal prior mass. Neighbouring images should look "
     "alike. The classes meet where one digit turns into another.",
 )
-def manifold(scene: Scene) -> Figure | None:
+def manifold(scene: Scene) -> Figure:
     if scene.vae.latent != 2:
-        return None
+        raise NotDrawnError(f"it needs 2 latent dimensions, and z has {scene.vae.latent}")
     plane, values = latent_paths.plane(20)
     return model_plots.manifold(scene.decode(plane), values)
 
@@ -112,7 +127,8 @@ def manifold(scene: Scene) -> Figure | None:
 @picture(
     "Latent space",
     "The encoder's means μ(x) of all test images, coloured by digit. If z has more than two dimensions, the picture "
-    "shows the plane that separates the classes best. The labels choose that plane; training does not use them.",
+    "shows the plane that separates the classes best. The labels choose that plane; training does not use them. An "
+    "axis that no class needs is a coordinate of z.",
 )
 def latent_space(scene: Scene) -> Figure:
     points, names = latent_paths.project(scene.means.cpu().numpy(), scene.labels)
@@ -134,8 +150,9 @@ def training(scene: Scene) -> Figure:
     "plain and thin, most often ones.",
 )
 def log_px(scene: Scene) -> Figure:
-    values = scene.table["log_px"].to_numpy()
-    order = torch.from_numpy(values.argsort(kind="stable"))
+    values = numbers(scene.table, "log_px")
+    kept = np.flatnonzero(np.isfinite(values))
+    order = torch.from_numpy(kept[values[kept].argsort(kind="stable")])
     least, most = (scene.images(scene.x[part.to(scene.x.device)]) for part in (order[:14], order.flip(0)[:14]))
     return estimate_plots.log_px(values, least, most)
 
@@ -177,15 +194,13 @@ def gaps(scene: Scene) -> Figure:
     "likelier than one of the other images. At 1 the density always tells them apart, ½ is chance, and below ½ it "
     "prefers the other images.",
 )
-def densities(scene: Scene) -> Figure | None:
+def densities(scene: Scene) -> Figure:
     digits = finite(scene.table, "log_px")
-    by_kind = {kind: finite(select(scene.probes, "kind", kind), "log_px") for kind in scene.probes["kind"].unique()}
-    by_kind = {kind: values for kind, values in by_kind.items() if len(values)}
-    if not by_kind:
-        return None
-    by_auroc = {kind: auroc(digits, values).value for kind, values in by_kind.items()}
+    by_kind = {kind: numbers(select(scene.probes, "kind", kind), "log_px") for kind in scene.probes["kind"].unique()}
+    some = {kind: values[np.isfinite(values)] for kind, values in by_kind.items()}
+    by_auroc = {kind: auroc(digits, values).value for kind, values in some.items() if len(values)}
     ceiling = gaussian_ceiling(scene.x.shape[-1], scene.vae.decoder.observation.sigma)
-    return estimate_plots.densities(digits, by_kind, by_auroc, scene.examples, ceiling)
+    return estimate_plots.densities(numbers(scene.table, "log_px"), by_kind, by_auroc, scene.examples, ceiling)
 
 
 @picture(
@@ -195,13 +210,16 @@ def densities(scene: Scene) -> Figure | None:
     "not a digit.",
 )
 def upside_down(scene: Scene) -> Figure:
-    turned = select(scene.probes, "kind", "upside down")
+    tables = {"test digits": scene.table, "upside down": select(scene.probes, "kind", "upside down")}
     by_class = {}
-    for label in sorted(set(turned["label"])):
-        upright, of_class = (finite(select(table, "label", label), "log_px") for table in (scene.table, turned))
-        if len(upright) and len(of_class):  # if few images are measured, some classes may have no upright digit
-            by_class[int(label)] = auroc(upright, of_class).value
-    return estimate_plots.upside_down(by_class)
+    for label in sorted(set(tables["upside down"]["label"])):
+        upright, turned = (finite(select(table, "label", label), "log_px") for table in tables.values())
+        if len(upright) and len(turned):  # if few images are measured, some classes may have no upright digit
+            by_class[int(label)] = auroc(upright, turned).value
+    figure = estimate_plots.upside_down(by_class)
+    counts = {name: len(table) - len(finite(table, "log_px")) for name, table in tables.items()}
+    plotting.note_left_out(figure, counts)
+    return figure
 
 
 def overview(scene: Scene) -> Figure:

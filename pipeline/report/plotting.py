@@ -3,7 +3,8 @@
 This is the only module that imports matplotlib.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,41 @@ GAP = 2  # white pixels between the images of a grid
 ON_WHITE: dict[str, Any] = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 1.0}
 
 
+class NotDrawnError(Exception):
+    """A picture has nothing to show. The message is the reason, for the report."""
+
+
 def new(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, NDArray[np.object_]]:
     """A figure of `width` × `height` inches, and its axes as a (rows, columns) array."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG atomically. It has no metadata, so the same figure gives the same bytes."""
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG. It has no metadata, so the same figure gives the same bytes."""
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+    return content.getvalue()
+
+
+def save(picture: Figure | bytes, path: Path) -> None:
+    """Write a figure, or the PNG of one, atomically."""
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+        temporary.write_bytes(to_png(picture) if isinstance(picture, Figure) else picture)
+
+
+def message(text: str) -> Figure:
+    """A figure of a text, in place of a picture that cannot be drawn."""
+    figure, axes = new(6.0, 2.0)
+    axes[0, 0].axis("off")
+    axes[0, 0].text(0.5, 0.5, text, ha="center", va="center", wrap=True, parse_math=False)
+    return figure
+
+
+def note_left_out(figure: Figure, counts: Mapping[str, int]) -> None:
+    """Below the figure: how many values of each kind it leaves out because they are not finite."""
+    if some := [f"{name} ({count})" for name, count in counts.items() if count]:
+        figure.supxlabel(f"not finite, and left out: {', '.join(some)}", fontsize=8)
 
 
 def integer_ticks(panel: Axes) -> None:

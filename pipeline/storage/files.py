@@ -1,12 +1,15 @@
 """Atomic writing, digests, and the folder for files that outlast a temporary workspace."""
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from uuid import uuid4
 
 from pipeline.errors import UserError
 
@@ -15,22 +18,43 @@ from pipeline.errors import UserError
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path; when the block ends, the file written there replaces `path`.
 
-    If the block raises, `path` keeps its former content and the temporary file is removed.
+    If the block raises, `path` keeps its former content and the temporary file is removed. If the process is killed,
+    the next writer of `path` removes it.
 
     Raises:
         OSError: if the disk is full or the folder is not writable; the message names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        _remove_leftovers(path)
+        with temporary.open("xb") as locked:
+            _lock(locked)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of killed writers of `path`. Those of live ones are locked."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError), leftover.open("rb+") as file:
+            if _lock(file):
+                leftover.unlink()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file until it is closed or its process dies, SIGKILL included. False if it is locked or cannot be."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -54,12 +78,31 @@ def read_metrics(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is missing or damaged.
     """
-    try:
+    with reading(path, ValueError):
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def reading(path: Path, *damage: type[Exception]) -> Iterator[None]:
+    """Read a file that a stage wrote.
+
+    Args:
+        damage: the errors that damaged content raises.
+
+    Raises:
+        UserError: if the file is missing, or one of these errors is raised.
+    """
+    try:
+        yield
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run `dvc repro` to make it again") from None
+    except damage as error:
+        raise unusable(path, f"is damaged ({(str(error) or type(error).__name__).splitlines()[0]})") from None
+
+
+def unusable(path: Path, reason: str) -> UserError:
+    """An error for a file that a stage wrote and that has to be made again."""
+    return UserError(f"{path} {reason}; delete it and run `dvc repro` to make it again")
 
 
 def sha256(*paths: Path) -> str:
@@ -75,7 +118,15 @@ def sha256(*paths: Path) -> str:
 def main_repository() -> Path:
     """Folder of the main repository, even in the temporary workspace of an experiment.
 
-    DVC sets `DVC_ROOT` to it for each stage; without DVC it is the current folder. Whatever must outlast a temporary
-    workspace (tracking store, downloads, unfinished work, locks) lives in it.
+    It is the current folder, where dvc.yaml is. DVC makes temporary workspaces in `.dvc/tmp/exps`, as clones of the
+    whole git repository, of which the project may be a subfolder. Whatever must outlast a workspace (tracking store,
+    downloads, unfinished work, locks) lives in the main repository. `DVC_ROOT` would not do: a stage of another DVC
+    project that runs this one sets it too.
     """
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+    here = Path.cwd()
+    main, workspace, _ = here.as_posix().partition("/.dvc/tmp/exps/")
+    return _git_top(Path(main)) / here.relative_to(_git_top(here)) if workspace else here
+
+
+def _git_top(folder: Path) -> Path:
+    return next((top for top in (folder, *folder.parents) if (top / ".git").exists()), folder)

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError
-from pipeline.storage.files import atomic, write_text
+from pipeline.storage.files import atomic, reading, unusable, write_text
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -63,15 +62,10 @@ def finite(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
 
 
 def _read(path: Path, reader: Callable[[Path], pd.DataFrame], columns: tuple[str, ...]) -> pd.DataFrame:
-    try:
+    with reading(path, ValueError, OSError):  # what pandas and pyarrow raise for damaged content
         table = reader(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
-    except (ValueError, OSError) as error:  # what pandas and pyarrow raise for damaged content
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is damaged ({reason}); delete it and run `dvc repro` to make it again") from None
     if table.empty:
-        raise UserError(f"{path} has no rows; delete it and run `dvc repro` to make it again")
+        raise unusable(path, "has no rows")
     if missing := sorted(set(columns) - set(table.columns)):
-        raise UserError(f"{path} has no column {', '.join(missing)}; delete it and run `dvc repro` to make it again")
+        raise unusable(path, f"has no column {', '.join(missing)}")
     return table

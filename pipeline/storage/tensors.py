@@ -14,8 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.errors import UserError
-from pipeline.storage.files import atomic
+from pipeline.storage.files import atomic, reading
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -44,17 +43,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         UserError: if the file is missing, damaged, or was not written by `save_tensors`.
     """
-    try:
+    with reading(path, SafetensorError, KeyError, ValueError, TypeError, OverflowError, RecursionError):
         with safe_open(path, framework="pt") as file:
             expected, text = json.loads((file.metadata() or {})["description"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if _digest(tensors, text) != expected:
             raise ValueError("its content does not match its digest")
         return tensors, json.loads(text)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
-    except (SafetensorError, KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run `dvc repro` to make it again") from None
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

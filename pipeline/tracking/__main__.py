@@ -6,49 +6,85 @@ sync  Publish the workspace and all of DVC's experiments. A second time it chang
 
 import argparse
 import os
+import socket
 import sys
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, redacted
 from pipeline.process.exit import run_cli
-from pipeline.storage.files import main_repository
-from pipeline.tracking.mlflow_store import ENVIRONMENT, Store, store_uri
+from pipeline.tracking.mlflow_store import Store, connect, explain, is_refusal
+from pipeline.tracking.place import store_uri
 from pipeline.tracking.publish import experiments, publish
-from pipeline.tracking.results import of_workspace
+from pipeline.tracking.results import Results, of_workspace
+
+HOST = "127.0.0.1"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["ui", "sync"])
-    {"ui": ui, "sync": sync}[parser.parse_args().action]()
+    parser.add_argument("--port", type=int, default=5000, help="of MLflow's pages (default: 5000)")
+    arguments = parser.parse_args()
+    try:
+        ui(arguments.port) if arguments.action == "ui" else sync()
+    except UserError:
+        raise
+    except OSError as error:  # a file, or a server that keeps files: the message may have the server's address
+        raise UserError(str(error)) from None
+    except Exception as error:
+        raise UserError(explain(error)) from None
 
 
-def ui() -> None:
-    if not (uri := store_uri()).startswith("sqlite:"):
-        print(f"the runs are in {uri}: open that address")
+def ui(port: int) -> None:
+    """Replace this process by MLflow's server.
+
+    Raises:
+        UserError: if the port cannot be used. MLflow itself would end with exit code 0.
+    """
+    if (uri := store_uri()).startswith("http"):
+        print(f"the runs are in {redacted(uri)}: open that address")
         return
-    (main_repository() / "mlruns").mkdir(exist_ok=True)
-    os.environ.update(ENVIRONMENT)
-    address = ["--host", "127.0.0.1", "--port", "5000"]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, *address])  # noqa: S606
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind((HOST, port))
+    except (OSError, OverflowError) as error:
+        raise UserError(f"port {port} cannot be used ({error}); name another: make ui PORT=5001") from None
+    connect()
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port), "--workers", "1"]
+    # Not an argument: every user of the machine can read those, and the address may have a password.
+    os.execve(command[0], command, os.environ | {"MLFLOW_BACKEND_STORE_URI": uri})  # noqa: S606
 
 
 def sync() -> None:
+    """Publish what the store lacks. What the store refuses is reported, and the rest is published.
+
+    Raises:
+        UserError: at the end, if the store refused something.
+        Exception: what MLflow raises in an outage, and `of_workspace`; what was published before is reported.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # longer than a stage waits
-    try:
-        store = Store()
-        count = 0
-        for results in experiments():
+    store, refused = Store(), []
+
+    def publishes(results: Results) -> bool:
+        try:
             publish(store, results)
-            count += 1
-        publish(store, of_workspace())
-    except (UserError, OSError):
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"MLflow at {store_uri()} cannot be used: {reason}; run this again when the store is available"
-        ) from None
-    print(f"{store_uri()}: the workspace and {count} of DVC's experiments are published; {store.changes} changes")
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            refused.append(f"{results.name}: {explain(error)}")
+            return False
+        return True
+
+    count, workspace = 0, False
+    try:
+        for results in experiments():
+            count += publishes(results)
+        workspace = publishes(of_workspace())
+    finally:
+        published = f"{'the workspace and ' * workspace}{count} of DVC's experiments are published"
+        print(f"{redacted(store_uri())}: {published}; {store.changes} changes")
+    if refused:
+        raise UserError("\n".join(["MLflow refuses some results:", *refused]))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The `log` methods add what a run lacks and change nothing that it has, so each c
 
 import logging
 import os
+import shlex
 import tempfile
 import time
 import warnings
@@ -15,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from pipeline.code import CODE_ROOTS
+from pipeline.errors import UserError, redacted
 from pipeline.storage.files import main_repository, sha256
+from pipeline.tracking.place import FOLDER, artifacts, database, follow_repository, store_uri
 from pipeline.tracking.provenance import is_dead
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Run as StoredRun
 
 EXPERIMENT = "measured-vae"
@@ -39,46 +43,87 @@ Texts = Mapping[str, str]
 Point = tuple[str, float, int]  # key, value and step of a metric; a value of the whole run has step 0
 
 
-def store_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or the SQLite store of the main repository, as an absolute path."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_folder() / 'mlflow.db'}"
+def explain(error: Exception) -> str:
+    """What is wrong with the store and what to do, without passwords. It says more than `str(error)`."""
+    if isinstance(error, UserError):
+        return str(error)
+    uri = redacted(store_uri())
+    reason = redacted(" ".join(str(error).partition("[SQL:")[0].split()))[:300].rstrip(".") or type(error).__name__
+    if "Current state is deleted" in reason:
+        return (
+            f"MLflow at {uri} refuses this: {reason}; restore it there, or set MLFLOW_EXPERIMENT_NAME to another name"
+        )
+    if is_refusal(error):
+        return f"MLflow at {uri} refuses this: {reason}; correct that, or set MLFLOW_TRACKING_URI to another store"
+    remedy = "start" if uri.startswith("http") else "repair"
+    return f"MLflow at {uri} cannot be used: {reason}; {remedy} it, or set MLFLOW_TRACKING_URI to another store"
 
 
-def _folder() -> Path:
-    return main_repository() / "mlruns"
+def is_refusal(error: Exception) -> bool:
+    """Whether the store works and will refuse the same again: what was deleted, is forbidden or not valid."""
+    if getattr(error, "error_code", "") == "BAD_REQUEST":  # also MLflow's code for a database that is damaged
+        return False
+    # MLflow's exceptions have a method, those of the transfer of files have a response.
+    response = getattr(error, "response", None)
+    status = getattr(error, "get_http_status_code", lambda: getattr(response, "status_code", 0))()
+    return 400 <= status < 500 and status not in (429, 499)  # too many requests, cancelled
+
+
+def connect() -> tuple["MlflowClient", FileLock]:
+    """A client of the store, which is created if it does not exist, and the lock that guards it.
+
+    The lock is held while objects of the store are looked up and created: two processes that create a SQLite store at
+    once break it.
+
+    Raises:
+        Exception: whatever MLflow raises.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for logger in ("alembic", "mlflow"):  # they list the tables of a new store, and show tracebacks of failures
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    folder = main_repository() / FOLDER
+    folder.mkdir(exist_ok=True)
+    if file := database():
+        file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock", timeout=LOCK_SECONDS)
+    with lock:
+        client = MlflowClient(store_uri())
+        follow_repository()
+    return client, lock
 
 
 class Store:
     """A connection to the store, and the project's experiment in it."""
 
     def __init__(self) -> None:
-        """Connect, create store and experiment if they do not exist, and close runs of dead processes.
+        """Connect, create the experiment if it does not exist, and close runs of dead processes.
 
         Raises:
+            UserError: if the experiment was deleted.
             Exception: whatever MLflow raises.
         """
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        from mlflow import MlflowClient
-
-        for logger in ("alembic", "mlflow"):  # they list the tables of a new store, and show tracebacks of failures
-            logging.getLogger(logger).setLevel(logging.CRITICAL)
-        _folder().mkdir(parents=True, exist_ok=True)
         self.changes = 0  # what this connection has added
-        # Held while store objects are looked up and created: two processes that create a SQLite store at once break it.
-        self.lock = FileLock(_folder() / "lock", timeout=LOCK_SECONDS)
+        self.client, self.lock = connect()
         with self.lock:
-            self.client = MlflowClient(store_uri())
             self.experiment = self._experiment()
         self._close_dead_runs()
 
     def _experiment(self) -> str:
-        """The experiment's id. In the SQLite store its artifacts have an absolute path."""
+        """The experiment's id."""
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-        if experiment := self.client.get_experiment_by_name(name):
-            return experiment.experiment_id
-        local = store_uri().startswith("sqlite:")
-        return self.client.create_experiment(name, (_folder() / "artifacts").as_uri() if local else None)
+        if not (experiment := self.client.get_experiment_by_name(name)):
+            folder = artifacts()
+            return self.client.create_experiment(name, folder.as_uri() if folder else None)
+        if experiment.lifecycle_stage == "deleted":
+            raise UserError(
+                f"the experiment {name} was deleted in MLflow; set MLFLOW_EXPERIMENT_NAME to another name, or restore "
+                f"it: MLFLOW_TRACKING_URI={shlex.quote(store_uri())} mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}"
+            )
+        return experiment.experiment_id
 
     def _close_dead_runs(self) -> None:
         """Runs whose process has ended on this machine become KILLED, at the time of their last metric."""
@@ -90,7 +135,7 @@ class Store:
                 self.changes += 1
 
     def search(self, query: str) -> "list[StoredRun]":
-        """Runs that match, newest first."""
+        """Runs that match and were not deleted, newest first."""
         return list(self.client.search_runs([self.experiment], query, order_by=["attributes.start_time DESC"]))
 
     def history(self, run: "StoredRun", key: str) -> list[Any]:
@@ -102,9 +147,14 @@ class Store:
         self.changes += 1
         return self.client.create_run(self.experiment, tags=dict(tags), run_name=name).info.run_id
 
-    def end_run(self, run_id: str, status: str) -> None:
-        """Set the final status: FINISHED, FAILED or KILLED."""
-        if self.client.get_run(run_id).info.status != status:
+    def end_run(self, run_id: str, status: str, *, running: bool = False) -> None:
+        """Set the final status, FINISHED, FAILED or KILLED, unless the run was deleted.
+
+        Args:
+            running: change only a run that has not ended.
+        """
+        other = "= 'RUNNING'" if running else f"!= '{status}'"
+        if self.search(f"attributes.run_id = '{run_id}' and attributes.status {other}"):
             self.client.set_terminated(run_id, status)
             self.changes += 1
 

@@ -5,10 +5,12 @@ import re
 import socket
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 
 from pipeline.code import CODE_ROOTS
+from pipeline.storage.files import main_repository
 
 WORKSPACE = "workspace"  # the name of what `dvc repro` makes
 # The files that determine results. If they differ from the revision, the revision does not describe what ran.
@@ -17,9 +19,11 @@ CODE = (*CODE_ROOTS, "dvc.yaml", "requirements.lock")
 
 def workspace_tags() -> tuple[str, dict[str, str]]:
     """Name and tags of what runs here: DVC names the experiment and its baseline in the environment."""
-    name = os.environ.get("DVC_EXP_NAME") or WORKSPACE
+    # An experiment of another DVC project, which runs this one in a stage, has another root.
+    ours = Path(os.environ.get("DVC_ROOT", "")).resolve() == main_repository()
+    name, baseline = (os.environ.get(f"DVC_EXP_{key}", "") if ours else "" for key in ("NAME", "BASELINE_REV"))
     edited = bool(git("status", "--porcelain", "--", *CODE))
-    return name, revision_tags(name, "HEAD", os.environ.get("DVC_EXP_BASELINE_REV") or "HEAD", edited=edited)
+    return name or WORKSPACE, revision_tags(name or WORKSPACE, "HEAD", baseline or "HEAD", edited=edited)
 
 
 def revision_tags(name: str, revision: str, baseline: str, *, edited: bool = False) -> dict[str, str]:
@@ -32,10 +36,19 @@ def revision_tags(name: str, revision: str, baseline: str, *, edited: bool = Fal
 
 
 def experiments() -> list[tuple[str, str]]:
-    """Name and revision of every experiment that DVC keeps in this repository, oldest first."""
+    """Name and revision of every experiment that DVC keeps of this project, oldest first.
+
+    The git repository may contain other projects. Their experiments change nothing here.
+    """
     lines = git("for-each-ref", "--sort=creatordate", "--format=%(refname) %(objectname)", "refs/exps/").splitlines()
     found = (re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(\S+) (\w+)", line) for line in lines)
-    return [(match[1], match[2]) for match in found if match]
+    named = [(match[1], match[2]) for match in found if match]
+    return [item for item in named if not prefix() or git("diff", "--name-only", f"{item[1]}^", item[1], "--", ".")]
+
+
+def prefix() -> str:
+    """The subfolder of the git repository that is this project, with a slash at the end; empty if it is all of it."""
+    return git("rev-parse", "--show-prefix")
 
 
 def process_tags() -> dict[str, str]:

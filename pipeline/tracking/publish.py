@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.storage.files import sha256
 from pipeline.tracking import provenance
-from pipeline.tracking.mlflow_store import Point, Store
+from pipeline.tracking.mlflow_store import Point, Store, is_refusal
 from pipeline.tracking.results import Results, of_revision
 
 MODEL, PARENT = "model.sha256", "mlflow.parentRunId"
@@ -28,23 +28,32 @@ def publish(store: Store, results: Results, training: str | None = None) -> None
 
     Args:
         training: id of the run that logged the training, if known.
+
+    Raises:
+        Exception: whatever MLflow raises. If it refuses something for good, the runs end as FAILED.
     """
     digest = sha256(results.model)
     measured = {stage: values for stage, values in results.metrics.items() if stage != "train"}
     keys = {f"{stage}.sha256": _digest(values) for stage, values in measured.items()}
     with store.lock:  # whoever publishes the same model at the same time must see these tags
-        training = training or _training(store, results, digest)
+        if not (training and store.search(f"attributes.run_id = '{training}'")):  # it may have been deleted meanwhile
+            training = _training(store, results, digest)
         store.log(training, _sections(results, TRAINING), {MODEL: digest, "data.sha256": results.data_sha256})
         measurement = _measurement(store, results, training, keys)
-        store.log(measurement, {}, keys | _sections(results, measured))
+        try:
+            store.log(measurement, {}, keys | _sections(results, measured))
 
-        store.log(training, {}, {}, [point for row in results.history for point in epoch_points(row)])
-        model = store.log_model(training, results.model, results.pixels, results.code, {MODEL: digest})
-        for run, stages in ((training, ["train"]), (measurement, measured)):
-            points = [(key, value, 0) for stage in stages for key, value in results.metrics[stage].items()]
-            store.log(run, {}, {}, points, model)
-        for stage, paths in results.documents.items():
-            store.log_files(measurement, stage, paths, results.name)
+            store.log(training, {}, {}, [point for row in results.history for point in epoch_points(row)])
+            model = store.log_model(training, results.model, results.pixels, results.code, {MODEL: digest})
+            for run, stages in ((training, ["train"]), (measurement, measured)):
+                points = [(key, value, 0) for stage in stages for key, value in results.metrics[stage].items()]
+                store.log(run, {}, {}, points, model)
+            for stage, paths in results.documents.items():
+                store.log_files(measurement, stage, paths, results.name)
+        except Exception as error:
+            for run in {training, measurement} if is_refusal(error) else ():
+                store.end_run(run, "FAILED", running=True)
+            raise
         for run in {training, measurement}:
             store.end_run(run, "FINISHED")
 

@@ -72,13 +72,17 @@ def of_revision(name: str, revision: str, folder: Path) -> Results:
     """
     from dvc.api import DVCFileSystem
 
-    source = DVCFileSystem(rev=revision)
-    for path in (str(LOCK), LOADER, "requirements.lock", *CODE_ROOTS):
-        source.get(path, str(folder / path), recursive=True)
+    # In a revision DVC starts at the root of the git repository, and a project in a subfolder is a "subrepo" for it.
+    source, prefix = DVCFileSystem(rev=revision, subrepos=True), provenance.prefix()
+
+    def copy(*paths: str) -> None:
+        for path in paths:
+            source.get(prefix + path, str(folder / path), recursive=True)
+
+    copy(str(LOCK), LOADER, "requirements.lock", *CODE_ROOTS)
     stages = _stages(folder / LOCK)
     for paths in _published(stages).values():
-        for path in paths:
-            source.get(path, str(folder / path), recursive=True)
+        copy(*paths)
     return _read(folder, stages, name, provenance.revision_tags(name, revision, f"{revision}^"), folder)
 
 

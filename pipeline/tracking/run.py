@@ -7,14 +7,14 @@ stage that reaches the store, or `python -m pipeline.tracking sync`, publishes w
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.tracking import provenance
-from pipeline.tracking.mlflow_store import Store, store_uri
+from pipeline.tracking.mlflow_store import Store, explain, is_refusal
 from pipeline.tracking.names import parameter_names
 from pipeline.tracking.publish import TRAINING, epoch_points, publish
 from pipeline.tracking.results import after_stage
@@ -40,12 +40,14 @@ class Run:
         self._training: str | None = None  # id of its run
         if not active or params.tracking.mode == "off":
             return
-        self._attempt(self._open)
-        if params.tracking.mode == "required" and not self._store:
-            raise UserError(
-                f"tracking.mode = required, but MLflow at {store_uri()} cannot be used; start it, set "
-                "MLFLOW_TRACKING_URI to another store, or use tracking.mode = best_effort"
-            )
+        try:
+            self._open()
+        except Exception as error:  # whatever it is, the experiment continues
+            if params.tracking.mode == "required":
+                raise UserError(
+                    f"tracking.mode = required, but {explain(error)}; or use tracking.mode = best_effort"
+                ) from None
+            self._give_up(error)
 
     def _open(self) -> None:
         store = Store()
@@ -60,8 +62,11 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if store := self._store:
-            self._attempt(lambda: self._close(store, kind))
+        if self._store:
+            try:
+                self._close(self._store, kind)
+            except Exception as problem:
+                self._give_up(problem)
 
     def _close(self, store: Store, kind: type[BaseException] | None) -> None:
         # A stage that a person runs by hand may have other files than dvc.yaml.
@@ -72,18 +77,19 @@ class Run:
             store.end_run(self._training, status)
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
-        """Log a row of the training history."""
-        if (store := self._store) and (run := self._training):
-            self._attempt(lambda: store.send(run, {}, {}, epoch_points(row)))
-
-    def _attempt(self, action: Callable[[], None]) -> None:
-        """Do it. At the first failure warn, and send nothing more."""
+        """Log a row of the training history. At the first failure warn, and send no more epochs."""
+        if not (self._store and self._training):
+            return
         try:
-            action()
-        except Exception as error:  # whatever it is, the experiment continues
-            self._store = None
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            later = "`python -m pipeline.tracking sync` publishes its files later"
-            print(
-                f"warning: this stage logs nothing more to MLflow at {store_uri()}: {reason}; {later}", file=sys.stderr
-            )
+            self._store.send(self._training, {}, {}, epoch_points(row))
+        except Exception as error:
+            if not is_refusal(error):
+                self._give_up(error)
+                return
+            self._training = None  # it was deleted, for example: the store works, so the end goes to another run
+            print(f"warning: this training is logged when it ends, in another run: {explain(error)}", file=sys.stderr)
+
+    def _give_up(self, error: Exception) -> None:
+        self._store = None
+        later = "`python -m pipeline.tracking sync` publishes its files later"
+        print(f"warning: this stage logs nothing more: {explain(error)}; {later}", file=sys.stderr)

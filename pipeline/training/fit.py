@@ -46,6 +46,7 @@ def fit(
     trainer = Trainer(vae, images, levels, settings, group)
     if saved := group.broadcast(work.load() if work else None):
         trainer.restore(*saved)
+    del saved  # as large as the whole state
     yield from list(trainer.history)
     try:
         while trainer.epoch <= settings.epochs:

@@ -6,11 +6,13 @@ from pipeline.config import Model
 from pipeline.model.vae import VAE
 
 
-def memory(settings: Model, pixels: int) -> int:
-    """Bytes of a training's tensors that are as large as the weights.
+def memory(settings: Model, pixels: int, rollbacks: int) -> int:
+    """The most bytes of a training's tensors that are as large as the weights.
 
-    There are six: the weights, the best weights, two moments of the optimiser, and the gradients twice. The second
-    gradients are the message between processes, or belong to a captured step for another batch size.
+    There are six at the end of an epoch: the weights, the best weights, those that replace them, two moments of the
+    optimiser, and the gradients. With rollbacks there are four more, the weights, best weights and moments at the
+    epoch's start. Several processes exchange a message within a step, when no best weights are replaced.
     """
     with torch.device("meta"):
-        return 6 * sum(parameter.nbytes for parameter in VAE(settings, pixels).parameters())
+        weights = sum(parameter.nbytes for parameter in VAE(settings, pixels).parameters())
+    return weights * (10 if rollbacks else 6)

@@ -16,4 +16,4 @@ def learning_rate_factor(step: int, steps: int, warmup: float, final: float) -> 
     if step < rise:
         return (step + 1) / (rise + 1)
     progress = (step - rise) / max(1.0, steps - rise)
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -95,7 +95,7 @@ class Step:
         x = dequantise(self.images.index_select(0, batch), self.levels, self.generator)
         noise = torch.randn(1, len(x), self.vae.latent, generator=self.generator, device=device)
         shard = self.group.shard(len(x))
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             terms = elbo(self.vae, x[shard], noise[:, shard])
         (-terms.value.sum() / len(x)).backward()
@@ -112,20 +112,17 @@ class Step:
         """Sum the gradients over all processes in place, and return the sum of `sums`; one message for both."""
         if self.group.size == 1:
             return sums
-        parameters = list(self.vae.parameters())
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        assert len(gradients) == len(parameters)
-        message = torch.cat([*(gradient.flatten() for gradient in gradients), sums])
+        gradients = [parameter.grad for parameter in self.vae.parameters() if parameter.grad is not None]
+        message = torch.cat([nn.utils.parameters_to_vector(gradients), sums])
         self.group.all_reduce_sum_(message)
-        *parts, sums = message.split([*(gradient.numel() for gradient in gradients), len(sums)])
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
-        return sums
+        nn.utils.vector_to_parameters(message, gradients)
+        return message[-len(sums) :]
 
     def _allocate_optimizer_state(self) -> None:
         """Let one skipped step create the optimiser's moments, so that their addresses are fixed from now on."""
         before = self.generator.get_state()
         self.metrics.fill_(torch.nan)
+        self._row.fill_(-1)  # no row: the step must not overwrite what makes it non-finite
         self._update(torch.zeros(self.group.size, dtype=torch.long, device=self.images.device))
         self.clear()
         self.generator.set_state(before)

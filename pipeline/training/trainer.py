@@ -46,6 +46,8 @@ class Epoch:
 class NotFiniteError(UserError):
     """A term of the ELBO, or the gradient, is NaN or infinite. The message names step, term and remedy."""
 
+    exit_code = 3  # by which a study tells a training that diverged from other failures
+
 
 class Trainer:
     """A training between two steps: everything that later steps depend on, besides images and settings.
@@ -113,7 +115,7 @@ class Trainer:
         if self.done % CHECK_EVERY and not self.epoch_complete:
             return
         rows = self.gradient_step.metrics.tolist()
-        first = max(0, self.done - 1) // CHECK_EVERY * CHECK_EVERY + 1
+        first = (self.done - 1) // CHECK_EVERY * CHECK_EVERY + 1
         for step, values in enumerate(rows, first):
             if not all(map(math.isfinite, values)):
                 raise NotFiniteError(self._advice(f"step {step} of {self.steps}", values))
@@ -152,7 +154,7 @@ class Trainer:
         """Return to the start of the epoch, with a smaller learning rate from now on."""
         assert self.epoch_start
         rollbacks, start = self.rollbacks + 1, self.epoch_start
-        self.restore(*copy.deepcopy(start))
+        self.restore(*start)
         self.rollbacks, self.epoch_start = rollbacks, start
 
     def state(self) -> State:
@@ -169,10 +171,11 @@ class Trainer:
         return tensors, numbers
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Continue from a `state`."""
+        """Continue from a copy of a `state`."""
         self.gradient_step.restore(tensors)
-        self.best = {name: value.to(self.device) for name, value in with_prefix("best", tensors).items()}
-        self.order = tensors["order"].to(self.device)
+        # Copies, since a rollback keeps the state of the epoch's start, and a file cannot have one tensor twice.
+        self.best = {name: value.to(self.device, copy=True) for name, value in with_prefix("best", tensors).items()}
+        self.order = tensors["order"].to(self.device, copy=True)
         self.generator.set_state(tensors["generator"].cpu())
         self.epoch, self.done, self.rollbacks = numbers["epoch"], numbers["done"], numbers["rollbacks"]
         self.totals = numbers["totals"]

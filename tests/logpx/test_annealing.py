@@ -9,6 +9,7 @@ import torch
 
 from logpx import annealing
 from logpx.annealing import Problem, Settings, anneal
+from logpx.noise import Noise
 from logpx.proposals import propose
 from logpx.weights import Weights
 from pipeline.model.vae import VAE
@@ -74,6 +75,21 @@ def test_bidirectional_monte_carlo_brackets_the_truth(linear: Linear, generator:
         assert -4.5 * float(gap.std()) / math.sqrt(60) < float(gap.mean()) < most
 
 
+def test_no_noise_is_used_twice(linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, int, int]] = []
+    original = annealing.draw
+
+    def record(seed: int, images: torch.Tensor, stream: int, block: int, samples: int, latent: int) -> Noise:
+        drawn.extend((image, int(stream), block) for image in images.tolist())
+        return original(seed, images, stream, block, samples, latent)
+
+    monkeypatch.setattr(annealing, "draw", record)
+    z = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    annealing.bidirectional(problem(linear.vae(), linear.sample(3, generator), temperatures=5), z)
+    # Three images; starts of the tuning and the forward round, and four transitions of each of three rounds.
+    assert len(drawn) == len(set(drawn)) == 3 * (2 + 3 * 4)
+
+
 def test_a_chain_does_not_depend_on_its_batch(linear: Linear, generator: torch.Generator) -> None:
     vae, x = linear.vae(), linear.sample(6, generator)
     together = anneal(problem(vae, x, temperatures=8))
@@ -90,6 +106,14 @@ def test_evaluations_are_counted(linear: Linear, generator: torch.Generator) -> 
     anneal(made)
     # A value and a gradient each.
     assert 2 * sum(seen) == 3 * made.settings.evaluations
+
+
+def test_temperatures_are_a_sigmoid_of_equal_steps_between_minus_four_and_four(linear: Linear) -> None:
+    """Wu et al. 2017, section 4."""
+    betas = problem(linear.vae(), torch.zeros(1, 7, dtype=torch.float64), temperatures=4).betas
+    sigmoid = [1 / (1 + math.exp(-t)) for t in (-4, -2, 0, 2, 4)]
+    expected = [(value - sigmoid[0]) / (sigmoid[4] - sigmoid[0]) for value in sigmoid]
+    assert betas.tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_forward_chain_moves_before_it_gains_weight_and_a_reverse_chain_after() -> None:

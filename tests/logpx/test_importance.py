@@ -12,7 +12,7 @@ from logpx.batching import CACHED, chunk_size, image_blocks
 from logpx.importance import Settings, log_px
 from logpx.noise import LEVELS, Stream
 from logpx.prior_monte_carlo import prior_monte_carlo
-from logpx.weights import Diagnosis
+from logpx.weights import Diagnosis, pareto_khat
 from pipeline.config import Model, Params
 from pipeline.data.dataset import Dataset
 from pipeline.data.dequantise import dequantised
@@ -66,6 +66,60 @@ def test_a_narrow_proposal_is_not_trusted_and_the_mixture_is(linear: Linear, gen
     assert estimate(vae, x, "mixture").trusted.all()
 
 
+def test_another_proposal_is_trusted_only_if_the_mixture_agrees(generator: torch.Generator) -> None:
+    """Narrower than the posterior in eight dimensions, its weights look harmless while most of p(x) is missed."""
+    w = torch.randn(24, 8, generator=generator, dtype=torch.float64) / math.sqrt(8)
+    model = Linear(w, torch.zeros(24, dtype=torch.float64), sigma=0.3)
+    x = model.sample(100, generator)
+    for scale in (0.7, 0.85):
+        found = estimate(model.vae(scale=scale), x, "encoder")
+        error = (found.log_px - model.log_px(x)).abs()
+        # A right estimate is beyond 3 standard errors for one image in 370, and the seed is fixed.
+        assert (error <= 3 * found.standard_error)[found.trusted].all()
+        alone = diagnose_encoder(model.vae(scale=scale), x)
+        assert (alone.trusted & (error > 3 * found.standard_error)).any()  # the weights alone would trust a wrong one
+
+
+def diagnose_encoder(vae: VAE, x: torch.Tensor) -> Diagnosis:
+    """The encoder's estimates judged by their weights alone."""
+    block = importance.blocks(vae, x, replace(SETTINGS, proposal="encoder", chunk=100_000))[0]
+    return importance._measure(block, importance.fit_proposal(block).proposal, level=0)[0]
+
+
+@pytest.mark.parametrize("proposal", ["prior", "encoder", "laplace", "mixture"])
+def test_a_decoder_that_ignores_z_is_measured_and_trusted_with_every_proposal(
+    proposal: str, generator: torch.Generator
+) -> None:
+    """Log p(x) = log p(x | z), and prior and encoder are the posterior: their weights are equal but for rounding."""
+    vae = VAE(Model(latent=4, encoder=(), decoder=(), activation="relu", sigma=0.07), 784)
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.zero_()
+        next(vae.decoder.parameters()).normal_(std=1e-9, generator=generator)
+    x = 0.5 + 0.1 * torch.rand(360, 784, generator=generator)
+    result = estimate(vae, x, proposal)
+    exact = vae.decoder(torch.zeros(4)).log_prob(x).double()
+    assert ((result.log_px - exact).abs() < 4.5 * result.standard_error + 1e-3).all()  # 1e-3: float32 at 900 nats
+    # Two estimates within two standard errors: one in twenty right ones is not confirmed.
+    assert result.trusted.double().mean() > 0.9 if proposal == "laplace" else result.trusted.all()
+
+
+@pytest.mark.parametrize("samples", [32, 40, 49, 64])
+def test_exact_weights_never_escalate(linear: Linear, generator: torch.Generator, samples: int) -> None:
+    x = linear.sample(20, generator)
+    result = estimate(linear.vae(), x, "encoder", samples=samples, budget=64 * samples)
+    assert (result.samples == samples).all()
+
+
+def test_pilots_with_a_tail_near_the_limit_ask_for_more(generator: torch.Generator) -> None:
+    """Weights U^(−½) have k̂ = ½: below the limit for 256 samples, 0.585, but not by the margin of their error."""
+    log_w = -0.5 * ((torch.arange(128, dtype=torch.float64)[:, None] + 0.5) / 128).log()  # quantiles of ½ · Exp(1)
+    assert 0.4 < float(pareto_khat(log_w)) < 0.58
+    assert importance._needs_more(log_w, 256, adaptable=True).item() is True
+    light = 0.05 * torch.randn(128, 1, generator=generator, dtype=torch.float64)
+    assert importance._needs_more(light, 256, adaptable=True).item() is False
+
+
 def test_images_with_poor_pilots_get_more_samples_up_to_the_budget(linear: Linear, generator: torch.Generator) -> None:
     vae, x = linear.vae(scale=8.0), linear.sample(30, generator)
     result = estimate(vae, x, "encoder", samples=64, budget=1024)
@@ -76,6 +130,22 @@ def test_images_with_poor_pilots_get_more_samples_up_to_the_budget(linear: Linea
     # Images that stay at the first level have the same estimate as without further levels.
     stayed = result.samples == 64
     torch.testing.assert_close(result.log_px[stayed], first.log_px[stayed], rtol=0, atol=1e-9)
+
+
+def test_evaluations_count_fit_pilots_gradients_and_samples(
+    linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every image is hard at the first level and easy at the second. A gradient counts as one more evaluation."""
+    monkeypatch.setattr(
+        importance, "_needs_more", lambda log_w, samples, **_: torch.full(log_w.shape[1:], samples == 64)
+    )
+    vae, x = linear.vae(), linear.sample(5, generator)
+    settings = replace(SETTINGS, samples=64, budget=1024)
+    fit = importance.fit_proposal(importance.blocks(vae, x, settings)[0])
+    found = log_px(vae, x, settings)
+    assert (found.diagnosis.samples == 256).all()
+    expected = fit.evaluations + (32 + 2 * 128 + 128 + 256)
+    assert found.evaluations.tolist() == expected.tolist()
 
 
 def test_the_estimate_is_unbiased_although_pilots_choose_the_number_of_samples(
@@ -143,7 +213,7 @@ def test_blocks_cover_all_images_once() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"samples": 0}, "samples = 0"),
+        ({"samples": 31}, "samples = 31: at least 32"),
         ({"budget": 256 * 4**LEVELS}, "at most 16384 times samples"),
         ({"chunk": 127}, "chunk = 127: at least 128"),
         ({"proposal": "posterior"}, "one of prior, encoder, laplace, mixture"),

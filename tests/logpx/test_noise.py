@@ -63,6 +63,24 @@ def test_seed_image_stream_and_block_each_change_the_noise() -> None:
         assert not torch.equal(reference.uniform, other.uniform)
 
 
+def test_every_use_and_every_block_has_its_own_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counters of normal and uniform numbers, of neighbouring streams and of blocks never meet."""
+    counters: list[tuple[tuple[int, ...], ...]] = []
+    original = noise.philox
+
+    def record(counter: noise.Words, key: tuple[int, int]) -> noise.Words:
+        counters.append(tuple(tuple(word.flatten().tolist()) for word in counter))
+        return original(counter, key)
+
+    monkeypatch.setattr(noise, "philox", record)
+    drawn = [draw(3, [5], stream, block, BLOCK, 4) for stream in range(4) for block in range(3)]
+    assert len(set(counters)) == 4 * 3 * 2
+    separate = {single for counter in counters for single in zip(*counter, strict=True)}
+    assert len(separate) == 4 * 3 * (BLOCK + BLOCK // 4)
+    for part in ("normal", "uniform"):
+        assert len({tuple(getattr(each, part).flatten().tolist()) for each in drawn}) == 4 * 3
+
+
 def test_fewer_samples_are_the_first_of_more() -> None:
     more, fewer = draw(7, [6], 1, 0, 50, 4), draw(7, [6], 1, 0, 20, 4)
     assert torch.equal(more.normal[:20], fewer.normal)

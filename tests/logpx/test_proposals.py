@@ -8,7 +8,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from logpx import laplace, noise
-from logpx.distributions import Diagonal, Gaussian, StudentT
+from logpx.distributions import Diagonal, Gaussian, StudentT, cholesky
 from logpx.model import log_joint, log_weights
 from logpx.noise import Noise
 from logpx.proposals import SHARES, Proposal, concatenate, inflation, propose
@@ -112,6 +112,26 @@ def test_gaussians_have_the_density_of_torch(skewed: Linear, generator: torch.Ge
     torch.testing.assert_close(Diagonal(mean, scale).log_prob(z), expected, rtol=1e-12, atol=1e-10)
 
 
+def test_a_matrix_without_a_factor_gets_the_identity_and_the_others_keep_theirs(skewed: Linear) -> None:
+    hopeless = -torch.eye(3, dtype=torch.float64)
+    factors = cholesky(torch.stack([skewed.precision, hopeless]))
+    torch.testing.assert_close(factors[0], torch.linalg.cholesky(skewed.precision), rtol=1e-12, atol=1e-12)
+    assert torch.equal(factors[1], torch.eye(3, dtype=torch.float64))
+    almost = torch.diag(torch.tensor([1.0, 1.0, -1e-9], dtype=torch.float64))  # as rounding makes it
+    ridge = cholesky((torch.eye(3, dtype=torch.float64) + almost)[None] - torch.eye(3, dtype=torch.float64))
+    assert (ridge.diagonal(dim1=-2, dim2=-1)[:, :2] - 1).abs().max() < 1e-2
+
+
+def test_the_evaluations_of_a_fit_are_counted(skewed: Linear, generator: torch.Generator) -> None:
+    """A curvature costs 3 tangents, a value and an adjoint; at the prior's mean, the same for all images, only 2.
+
+    The first search is at the mode already, the second takes one step, and the polished mode is tried once.
+    """
+    x = skewed.sample(4, generator)
+    fit = laplace.fit(skewed.vae(), x, skewed.posterior_mean(x))
+    assert fit.evaluations.tolist() == [5 + (2 + 5) + 1] * 4
+
+
 def test_samples_come_from_the_density(skewed: Linear, generator: torch.Generator) -> None:
     """E_r[f(z) / r(z)] over a box is the integral of f, here of the posterior's density: one."""
     x = skewed.sample(1, generator)
@@ -151,6 +171,28 @@ def test_refinement_keeps_the_exact_posterior_and_finds_it_from_elsewhere(
         found = refine(vae, x, found, normal)
     torch.testing.assert_close(found.mean, mean, rtol=0, atol=1e-6)
     torch.testing.assert_close(found.cholesky, cholesky, rtol=1e-5, atol=1e-6)
+
+
+def test_refinement_with_many_samples_finds_a_precision_in_one_round(
+    skewed: Linear, generator: torch.Generator
+) -> None:
+    """From twice the true precision the factor is ½. The ridge, half a sample per dimension, vanishes."""
+    vae, x = skewed.vae(), skewed.sample(1, generator)
+    exact = Gaussian(skewed.posterior_mean(x), torch.linalg.cholesky(skewed.precision)[None])
+    normal = torch.randn(10_000, 1, 3, generator=generator, dtype=torch.float64)
+    found = refine(vae, x, replace(exact, cholesky=exact.cholesky * 2**0.5), normal)
+    torch.testing.assert_close(found.cholesky, exact.cholesky, rtol=1e-3, atol=1e-3)
+
+
+def test_a_proposal_is_widened_once_however_often_it_is_refined(skewed: Linear, generator: torch.Generator) -> None:
+    vae, x = skewed.vae(), skewed.sample(2, generator)
+    proposal, exact = propose("laplace", vae, x).proposal, torch.linalg.cholesky(skewed.precision)
+    for number, hard in enumerate((False, True, True)):
+        proposal = proposal.refined(vae, x, some_noise(32, 2, 3, block=number), hard=hard)
+        first = proposal.components[0]
+        assert isinstance(first, Gaussian)
+        expected = (exact / inflation(3, hard=hard)).expand(2, 3, 3)
+        torch.testing.assert_close(first.cholesky, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_only_the_fitted_component_is_refined(skewed: Linear, generator: torch.Generator) -> None:

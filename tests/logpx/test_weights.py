@@ -79,6 +79,37 @@ def test_equal_weights_have_khat_minus_infinity_and_one_giant_plus_infinity() ->
     assert float(pareto_khat(torch.arange(10.0)[:, None])) == math.inf  # too few for a fit
 
 
+def test_weights_that_differ_by_the_rounding_of_float32_are_equal(generator: torch.Generator) -> None:
+    """float32 rounds a log-weight of 900 nats to 6e-5 nats."""
+    rounding = 6e-5 * torch.randint(-2, 3, (200, 40), generator=generator)
+    for size in (900.0, -900.0, 1e5):
+        verdict = diagnose(size * (1 + rounding.double() / 900))
+        assert (verdict.khat == -math.inf).all()
+        assert verdict.trusted.all()
+    # Around 0, as sums of terms that cancel; and a spread that is no rounding.
+    assert (pareto_khat(rounding.double()) == -math.inf).all()
+    assert (pareto_khat(0.1 * torch.randn(200, 40, generator=generator).double()) > -math.inf).all()
+    one_impossible = torch.full((200, 1), 900.0).double()
+    one_impossible[0] = -math.inf
+    assert float(pareto_khat(one_impossible)) > -math.inf
+
+
+def test_an_estimate_of_fewer_than_ten_effective_samples_is_not_trusted() -> None:
+    """n equal weights and many that are almost nothing have n effective samples, and a tail without weight."""
+    for effective, trusted in ((9, False), (11, True), (19, True)):
+        log_w = torch.full((2000, 1), -40.0, dtype=torch.float64) - torch.arange(2000)[:, None] / 1e5
+        log_w[:effective] = torch.linspace(0, 1e-3, effective)[:, None]
+        verdict = diagnose(log_w)
+        assert float(verdict.ess) == pytest.approx(effective, rel=1e-3)
+        assert (verdict._replace(khat=torch.zeros(1)).ess >= MINIMUM_ESS).item() is trusted
+
+
+def test_an_estimate_that_float32_rounds_too_much_is_not_trusted(generator: torch.Generator) -> None:
+    spread = 0.3 * torch.randn(400, 1, generator=generator, dtype=torch.float64)
+    assert diagnose(spread - 1e5).trusted.item() is True
+    assert diagnose(spread - 1e6).trusted.item() is False
+
+
 def test_the_threshold_is_that_of_vehtari_et_al() -> None:
     assert khat_threshold(100) == pytest.approx(0.5)
     assert khat_threshold(1000) == pytest.approx(2 / 3)

@@ -78,6 +78,46 @@ def test_a_mistake_is_reported_with_its_key_and_value(tmp_path: Path, old: str, 
     assert any(message in line for line in mistakes(write(tmp_path, (old, new)))), mistakes(tmp_path / "params.yaml")
 
 
+# The range of each number, both ends included. A whole range has integers; a small step leads out of the others.
+LEAST, STEP, COUNT, SEED = 5e-324, 1e-9, (1, 10**9), (0, 2**63 - 1)
+RANGES: dict[str, tuple[float, float]] = {
+    "model.latent": (1, 65_536), "model.sigma": (LEAST, 1e308), "train.epochs": COUNT, "train.batch_size": COUNT,
+    "train.learning_rate": (LEAST, 1e308), "train.warmup": (0.0, 1 - STEP), "train.final_learning_rate": (0.0, 1.0),
+    "train.weight_decay": (0.0, 1e308), "train.clip_norm": (LEAST, 1e308), "train.validation": (LEAST, 1 - STEP),
+    "train.rollbacks": (0, 100), "train.seed": SEED, "evaluate.images": COUNT,
+    "evaluate.degrees_of_freedom": (LEAST, 1e308), "evaluate.samples": (32, 10**30),
+    "evaluate.budget": (32, 256 * LARGEST_BUDGET), "evaluate.elbo_samples": COUNT, "evaluate.prior_samples": COUNT,
+    "evaluate.comparison": COUNT, "evaluate.chunk": (128, 10**30), "evaluate.seed": SEED, "verify.images": COUNT,
+    "verify.chains": (2, 128), "verify.temperatures": (2, 10**30), "verify.leapfrog": COUNT,
+    "verify.acceptance": (LEAST, 1 - STEP), "verify.curve_images": COUNT, "verify.curve_samples": (8, 10**30),
+    "verify.gap_steps": COUNT, "verify.gap_samples": (2, 10**30), "verify.seed": SEED, "compare.images": COUNT,
+    "compare.samples": (32, 10**30), "compare.seed": SEED, "render.columns": (2, 30), "render.steps": (3, 30),
+    "render.seed": SEED, "runtime.processes": (1, 1024), "recovery.save_every": (LEAST, 1e308),
+}  # fmt: skip
+
+
+def test_the_table_of_ranges_has_every_number() -> None:
+    content = read_yaml(ROOT / "params.yaml")
+    numbers = {f"{s}.{k}" for s, keys in content.items() for k, value in keys.items() if isinstance(value, int | float)}
+    assert set(RANGES) == numbers | {"evaluate.degrees_of_freedom"}
+
+
+@pytest.mark.parametrize("key", RANGES)
+def test_both_ends_of_a_range_are_valid_and_what_lies_outside_is_not(key: str) -> None:
+    section, name = key.split(".")
+    content = read_yaml(ROOT / "params.yaml")
+    low, high = RANGES[key]
+    for value in (low, high):
+        content[section][name] = value
+        check_params(Path("params.yaml"), content)
+    outside = [low - (1 if isinstance(low, int) else 5e-324)]
+    outside += [high + (1 if isinstance(high, int) else STEP)] if high < 10**30 and high != 1e308 else []
+    for value in outside:
+        content[section][name] = value
+        with pytest.raises(ParameterError, match=rf"1 mistake; nothing was run\n  {key} = "):
+            check_params(Path("params.yaml"), content)
+
+
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, ("  sigma:", "  sgima:"), ("  epochs: ", "  epochs: -"), ("  device: auto", "  device: gpu"))
     found = mistakes(path)
@@ -120,8 +160,18 @@ def test_a_huge_file_is_read_only_up_to_the_limit(tmp_path: Path) -> None:
     with (tmp_path / "params.yaml").open("wb") as file:
         file.truncate(1 << 40)
     assert "larger than 1048576 bytes" in mistakes(tmp_path / "params.yaml")[0]
-    (tmp_path / "params.yaml").write_text("é" * 1_000_000, encoding="utf-8")  # fewer characters than bytes
-    assert "larger than 1048576 bytes" in mistakes(tmp_path / "params.yaml")[0]
+
+
+def test_the_limit_counts_bytes(tmp_path: Path) -> None:
+    # Two bytes per character: a limit of characters would read half of the file, or all of it, as valid.
+    path = tmp_path / "params.yaml"
+    start = GOOD.encode() + b"#"
+    content = start + b"#" * (len(start) % 2) + "é".encode() * (1 << 20)
+    path.write_bytes(content[: 1 << 20])
+    assert load_params(path) == load_params(ROOT / "params.yaml")
+    for size in (1 + (1 << 20), len(content)):
+        path.write_bytes(content[:size])
+        assert "larger than 1048576 bytes" in mistakes(path)[0]
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -8,12 +8,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.evaluation.test_images import summarise
 from pipeline.model.checkpoint import load_checkpoint, save_checkpoint
 from stages import evaluate
 from tests.support import STAGES, Run, command, outputs, run_in_process, write_params
@@ -160,37 +157,40 @@ def test_a_full_or_read_only_disk_is_reported(
     assert {path.name for path in small_disk.iterdir()} <= {target.name, "other"}
 
 
+@pytest.mark.parametrize("count", [2, 9])
 def test_images_with_a_value_that_is_not_finite_are_counted_and_shown(
-    workspace: Path, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Path, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
+    """Of nine such images all that are verified, or compared with the encoder as proposal, are among them."""
     measure = evaluate.measure
 
     def broken(*arguments: object) -> dict[str, object]:
         columns = measure(*arguments)  # pyright: ignore[reportArgumentType]
-        columns["log_px"][:2] = float("nan")
-        columns["elbo"][2] = float("inf")
-        columns["trusted"][:3] = False
+        columns["log_px"][:count] = columns["ess"][:count] = columns["encoder_log_px"][:count] = float("nan")
+        columns["elbo"][count] = float("inf")
+        columns["trusted"][: count + 1] = False
         return dict(columns)
 
     monkeypatch.setattr(evaluate, "measure", broken)
+    write_params(workspace / "params.yaml", evaluate__comparison=9)
     assert run("evaluate") == 0
-    assert "warning: 3 images have a non-finite ELBO or log p(x)" in capsys.readouterr().err
+    assert f"warning: {count + 1} images have a non-finite ELBO or log p(x)" in capsys.readouterr().err
     test = json.loads((workspace / "reports/metrics/evaluate.json").read_text())["test"]
-    assert test["not_finite"] == 3
-    assert test["images"] == 357
+    assert (test["not_finite"], test["images"]) == (count + 1, 359 - count)
+    assert ("encoder_short" in test) == (count == 2)
     table = pd.read_parquet(workspace / "reports/images.parquet")
-    assert test["log_px"] == pytest.approx(table["log_px"][3:].mean(), abs=1e-4)
+    assert test["log_px"] == pytest.approx(table["log_px"][count + 1 :].mean(), abs=1e-4)
     for stage in ("verify", "compare", "render", "report"):
         assert run(stage) == 0, stage
+    verify = json.loads((workspace / "reports/metrics/verify.json").read_text())["verify"]
+    assert ("difference" in verify) == (count == 2)
+    assert re.search(r"warning: \d+ differences are not finite and are excluded", capsys.readouterr().err)
     for page in ("report.html", "report.md"):
         text = (workspace / "reports" / page).read_text(encoding="utf-8")
-        assert "3 test images have a non-finite ELBO or log p(x)" in text
-
-
-def test_no_finite_estimate_at_all_is_an_error(results: Path) -> None:
-    table = pd.read_parquet(results / "reports/images.parquet").assign(log_px=np.nan)
-    with pytest.raises(UserError, match=r"no test image has a finite .*model\.sigma"):
-        summarise(table)
+        assert f"{count + 1} test images have a non-finite ELBO or log p(x)" in text
+    pictures = pd.read_parquet("reports/pictures.parquet")
+    left_out = pictures.loc[pictures["left_out"] != "", "picture"].to_list()
+    assert left_out == (["manifold"] if count == 2 else ["manifold", "gaps"])
 
 
 def test_too_little_memory_is_reported_before_work(

@@ -1,19 +1,30 @@
 """Each stage's `main` on the smallest run: what it writes, that it writes the same bytes again, what it refuses."""
 
 import json
+import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from logpx import importance
+from pipeline.config import load_params
 from pipeline.data.dataset import load_dataset, save_dataset
-from pipeline.evaluation.test_images import summarise
+from pipeline.evaluation.auroc import auroc
 from pipeline.model.checkpoint import load_checkpoint
+from pipeline.report.html import format_number
 from pipeline.report.pictures import PICTURES
+from pipeline.report.plotting import Figure
+from pipeline.report.scene import Scene
+from pipeline.storage.files import read_metrics
+from pipeline.storage.tables import write_parquet
+from pipeline.training.trainer import NotFiniteError
 from tests.support import STAGES, Run, command, outputs, write_params
 
 
@@ -36,11 +47,13 @@ def test_the_stages_write_what_dvc_expects(results: Path) -> None:
     check_outputs(results, manifold=False)
 
 
-@pytest.mark.parametrize("latent", [1, 2])
-def test_with_one_or_two_latent_dimensions_too(
-    small_params: Callable[..., Path], run: Run, tmp_path: Path, latent: int
+@pytest.mark.parametrize(
+    ("latent", "encoder"), [(1, [16]), (2, [16]), pytest.param(3, [1], marks=pytest.mark.slow, id="one hidden unit")]
+)
+def test_with_few_dimensions_too(
+    small_params: Callable[..., Path], run: Run, tmp_path: Path, latent: int, encoder: list[int]
 ) -> None:
-    small_params(model__latent=latent)
+    small_params(model__latent=latent, model__encoder=encoder)
     for stage in STAGES:
         assert run(stage) == 0
     check_outputs(tmp_path, manifold=latent == 2)
@@ -72,6 +85,24 @@ def test_metrics_are_those_of_the_table(results: Path) -> None:
     assert table["prior_ess"].max() < 50 + 1e-9
 
 
+def test_the_report_has_the_numbers_of_tables_and_metrics(results: Path) -> None:
+    html, markdown = ((results / f"reports/report.{end}").read_text(encoding="utf-8") for end in ("html", "md"))
+    test = read_metrics(results / "reports/metrics/evaluate.json")["test"]
+    compare = read_metrics(results / "reports/metrics/compare.json")["compare"]
+    digits = pd.read_parquet(results / "reports/images.parquet")["log_px"].to_numpy()
+    sigma = load_params(results / "params.yaml").model.sigma
+    assert f"| ELBO | {format_number(test['elbo'], 2)} | {format_number(test['elbo_se'], 2)} | |" in markdown
+    assert f"= {format_number(-32 * np.log(2 * np.pi * sigma**2), 1)} nats, the ceiling" in markdown
+    assert f'<td>test digits</td><td class="n">360</td><td class="n">{format_number(np.median(digits), 1)}</td>' in html
+    for kind, part in pd.read_parquet(results / "reports/probes.parquet").groupby("kind"):
+        log_px, (value, error) = part["log_px"].to_numpy(), auroc(digits, part["log_px"].to_numpy())
+        assert compare[f"auroc_{str(kind).replace(' ', '_')}"] == round(value, 4)
+        assert re.search(
+            rf'<td>{kind}</td><td class="n">20</td><td class="n">{format_number(np.median(log_px), 1)}</td>.*'
+            rf"{format_number(value, 3)} <small>± {format_number(error or 0.0, 3)}</small>", html,
+        )  # fmt: skip
+
+
 def test_only_images_that_need_more_samples_get_and_pay_for_them(results: Path) -> None:
     """K = 64 is enough for some images; the proposals of the others are refined again, for 4 K samples."""
     table = pd.read_parquet(results / "reports/images.parquet")
@@ -101,12 +132,12 @@ def test_an_interrupted_evaluation_continues_and_writes_the_same_bytes(
     for path in ("reports/images.parquet", "reports/metrics/evaluate.json"):
         (workspace / path).unlink()
     estimate = importance.estimate
-    done: list[tuple[str, int]] = []
+    done: list[tuple[str, int, int]] = []
 
     def counted(block: importance.Block) -> importance.Estimate:
         if len(done) == stop:
             raise KeyboardInterrupt
-        done.append((block.settings.proposal, int(block.images[0])))
+        done.append((block.settings.proposal, block.settings.seed, int(block.images[0])))
         return estimate(block)
 
     monkeypatch.setattr(importance, "estimate", counted)
@@ -143,10 +174,75 @@ def test_the_other_data_set_must_differ(workspace: Path, run: Run, capsys: pytes
     assert outputs(workspace) == before
 
 
-@pytest.mark.parametrize("khat", [-np.inf, np.inf])
-def test_an_infinite_tail_shape_leaves_the_metrics_finite(results: Path, khat: float) -> None:
-    table = pd.read_parquet(results / "reports/images.parquet").assign(khat=khat)
-    assert np.isfinite(list(summarise(table).values())).all()
+def test_one_image_of_each_kind_is_enough_for_every_stage(
+    workspace: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_params(workspace / "params.yaml", evaluate__images=1, verify__images=1, compare__images=1)
+    for stage in ("evaluate", "verify", "compare", "render", "report"):
+        assert run(stage) == 0
+    check_outputs(workspace, manifold=False)
+    printed = capsys.readouterr()
+    metrics = {name: read_metrics(Path(f"reports/metrics/{name}.json")) for name in ("evaluate", "verify", "compare")}
+    for name, other in (("evaluate", "test"), ("verify", "verify"), ("compare", "compare")):
+        found = metrics[name][other]
+        assert not [key for key in found if key.endswith("_se")]
+        assert all(abs(value) < 1e5 for value in found.values())
+    assert metrics["evaluate"]["test"]["images"] == metrics["verify"]["verify"]["images"] == 1
+    pages = [Path(f"reports/report.{end}").read_text(encoding="utf-8") for end in ("html", "md")]
+    for text in (printed.out, printed.err, re.sub(r'src="data[^"]*"', "", pages[0]), pages[1]):
+        assert not re.search(r"\bnan\b|\binf\b|1000000|Not drawn: (?!<b>The learned manifold)", text)
+    assert "± –" in pages[0]
+
+
+@pytest.mark.parametrize("labels", [[7], [3, 250], list(range(1, 27))])
+def test_any_classes_are_drawn(results: Path, workspace: Path, run: Run, labels: list[int]) -> None:
+    path = Path("data/images.safetensors")
+    dataset = load_dataset(path)
+    classes = torch.tensor(labels, dtype=torch.uint8)
+    test, train = (classes[torch.arange(len(old)) % len(labels)] for old in (dataset.test_labels, dataset.train_labels))
+    save_dataset(path, replace(dataset, test_labels=test, train_labels=train))
+    for name in ("images", "probes", "verify"):
+        table = pd.read_parquet(results / f"reports/{name}.parquet")
+        relabelled = np.where(table["label"].isna(), np.nan, np.resize(labels, len(table)))
+        write_parquet(Path(f"reports/{name}.parquet"), table.assign(label=relabelled))
+    for stage in ("render", "report"):
+        assert run(stage) == 0
+    check_outputs(workspace, manifold=False)
+
+
+def test_pictures_that_fail_lose_no_measurement(
+    workspace: Path, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if all of them fail: DVC's outputs exist, and the report has the numbers and the reasons."""
+
+    scenes: list[Scene] = []
+
+    def broken(scene: Scene) -> Figure:
+        scenes.append(scene)
+        raise ValueError(f"no <{scene.shape[0]}> pixels")
+
+    monkeypatch.setattr("stages.render.PICTURES", {name: replace(p, draw=broken) for name, p in PICTURES.items()})
+    monkeypatch.setattr("stages.render.overview", broken)
+    shutil.rmtree("reports/figures")
+    assert run("render") == 0
+    assert capsys.readouterr().err.count("ValueError: no <8> pixels") == len(PICTURES) + 1
+    assert list(Path("reports/figures").iterdir()) == []
+    assert len({Path(f"reports/{name}.png").read_bytes() for name in ("overview", "convergence")}) == 1
+    assert run("report") == 0
+    page = Path("reports/report.html").read_text(encoding="utf-8")
+    assert page.count("ValueError: no &lt;8&gt; pixels") == len(PICTURES)
+    assert "<td>ELBO</td>" in page
+    dataset = load_dataset(Path("data/images.safetensors"))
+    assert torch.equal(scenes[0].x, (dataset.test_images.flatten(1) + 0.5) / 17)  # the mean over the dequantisation
+    assert np.array_equal(scenes[0].labels, dataset.test_labels)
+
+
+def test_a_training_that_diverges_has_its_own_exit_code(
+    workspace: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_params(workspace / "params.yaml", train__learning_rate=1e30)
+    assert run("train") == NotFiniteError.exit_code == 3
+    assert re.match(r"error: epoch \d+, ", capsys.readouterr().err)
 
 
 def test_training_does_not_see_the_test_images(workspace: Path, run: Run) -> None:

@@ -59,6 +59,20 @@ def test_a_page_has_every_value_and_every_failure_and_loads_nothing(
         assert (Path("reports/studies") / picture).read_bytes().startswith(b"\x89PNG")
 
 
+def test_experiments_on_one_image_have_no_standard_error(model: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "load_experiment_model", lambda rev: model)
+    one = outcome(-1.25)
+    test = one["metrics"]["reports/metrics/evaluate.json"]["data"]["test"]
+    for name in [name for name in test if name.endswith("_se")]:
+        del test[name]
+    page.write("latent", STUDIES["latent"], {2.0: one, 4.0: outcome(12.5)}, Path("reports/studies"))
+    markdown = Path("reports/studies/latent.md").read_text(encoding="utf-8")
+    assert "| 2 | −1.2 ± – | 3.0 ± – |" in markdown
+    assert "| 4 | 12.5 ± 3.0 | 3.0 ± 3.0 |" in markdown
+    rows = json.loads(Path("reports/studies/latent.json").read_text(encoding="utf-8"))["experiments"]
+    assert [row["log_px_se"] for row in rows] == [None, 3.0]
+
+
 def test_each_experiment_has_a_row_of_reconstructions_and_samples(model: TrainedModel, tiny: Dataset) -> None:
     (panel,) = page.draw_images(STUDIES["latent"], {2.0: model, 4.0: model}).axes
     assert texts(panel.get_yticklabels()) == ["test digits", "2", "4"]

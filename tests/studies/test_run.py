@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +102,50 @@ def test_a_setting_of_the_command_line_is_part_of_the_experiment(dvc: Dvc) -> No
     assert "-S train.epochs=5 " in dvc.started[0]
 
 
-def test_a_failed_training_is_a_result(dvc: Dvc) -> None:
-    dvc.runs("some output\nerror: epoch 3: the ELBO is no longer finite\nlast line\n", 1, [])
+def failed(stage: str, code: int, message: str) -> str:
+    """What DVC prints of a stage that fails."""
+    command = f"python -m stages.{stage} --data x --model y"
+    return (
+        f"Running stage '{stage}':\n> {command}\nsome output\nerror: {message}\n"
+        f"ERROR: failed to reproduce '{stage}': failed to run: {command}, exited with {code}\nlast line\n"
+    )
+
+
+def test_a_training_that_diverges_is_a_result(dvc: Dvc) -> None:
+    dvc.runs(failed("train", 3, "epoch 3: the ELBO is no longer finite"), 1, [])
     assert __main__.run("latent", STUDY, 4.0, []) == "epoch 3: the ELBO is no longer finite"
 
 
-def test_any_other_failure_stops_the_study_with_its_output(dvc: Dvc) -> None:
-    dvc.runs("some output\nerror: no space left\nlast line\n", 1, [])
-    with pytest.raises(UserError, match=r"(?s)latent-4 failed: error: no space left.*some output.*last line"):
+@pytest.mark.parametrize(
+    ("stage", "code", "message"),
+    [
+        ("train", 1, "no space left"),
+        ("train", 1, "history.csv has no column epoch; delete it"),
+        ("train", 31, "epoch 3"),
+        ("render", 1, "history.csv has no column epoch; delete it"),
+        ("evaluate", 3, "epoch 3"),
+    ],
+)
+def test_any_other_failure_stops_the_study_with_its_output(dvc: Dvc, stage: str, code: int, message: str) -> None:
+    dvc.runs(failed(stage, code, message), 1, [])
+    with pytest.raises(UserError, match=rf"(?s)latent-4 failed: error: {message}.*some output.*last line"):
+        __main__.run("latent", STUDY, 4.0, [])
+
+
+@pytest.mark.slow
+def test_dvc_prints_of_a_training_that_diverges_what_a_study_looks_for(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clone)
+    study = replace(STUDY, parameter="train.learning_rate", settings=())
+    reason = __main__.run("learning_rate", study, 1e30, [])
+    assert isinstance(reason, str)
+    assert reason.startswith("epoch 1, step ")
+
+
+def test_a_failure_without_a_word_is_its_exit_code(dvc: Dvc) -> None:
+    dvc.runs("", 7, [])
+    with pytest.raises(UserError, match="latent-4 failed: exit code 7"):
         __main__.run("latent", STUDY, 4.0, [])
 
 
@@ -123,7 +160,7 @@ def test_the_command_runs_the_grid_and_writes_its_page(dvc: Dvc, monkeypatch: py
     monkeypatch.setattr(page, "write", lambda *arguments: written.extend(arguments))
     monkeypatch.setattr(sys, "argv", ["studies", "latent", "--values", "4,8", "-S", "train.epochs=5"])
     monkeypatch.setitem(STUDIES, "latent", STUDY)
-    dvc.runs("error: epoch 1: the ELBO is no longer finite", 1, [])
+    dvc.runs(failed("train", 3, "epoch 1: the ELBO is no longer finite"), 1, [])
     with pytest.raises(UserError, match="no experiment of the study succeeded: epoch 1"):
         __main__.main()
     assert written == []

@@ -132,3 +132,14 @@ def test_code_named_in_the_documents_exists(path: Path) -> None:
     modules = re.findall(r"python -m ((?:tools|benchmarks|studies|pipeline)[a-z_.]*)", text)
     found = [ROOT / name.replace(".", "/") for name in modules]
     assert [path for path in found if not path.with_suffix(".py").exists() and not path.is_dir()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_tests_named_in_the_documents_exist(path: Path) -> None:
+    """As `tests/file.py::name`, or `::name` for another test of the file named last."""
+    file, missing = None, []
+    for match in re.finditer(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`", path.read_text(encoding="utf-8")):
+        file = match[1] or file
+        if match[2] and (file is None or f"def {match[2]}(" not in (ROOT / file).read_text(encoding="utf-8")):
+            missing.append(f"{file}::{match[2]}")
+    assert missing == []

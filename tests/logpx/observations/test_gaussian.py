@@ -45,3 +45,10 @@ def test_the_mean_lies_in_the_unit_interval() -> None:
     mean = GaussianObservation(0.1)(torch.tensor([[-20.0, 0.0, 20.0]])).mean
     assert ((mean >= 0) & (mean <= 1)).all()
     assert float(mean[0, 1]) == 0.5
+
+
+def test_the_generator_determines_the_samples() -> None:
+    p = Gaussian(torch.full((2, 3), 0.5), 0.1)
+    first, again, other = (p.sample(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

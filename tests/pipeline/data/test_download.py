@@ -3,11 +3,13 @@
 Sources are asked in order, the content is verified, each failure is reported, and no partial file is kept.
 """
 
+import base64
 import gzip
 import hashlib
 import http.server
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,9 +33,11 @@ def whole(handler: http.server.BaseHTTPRequestHandler) -> None:
     handler.wfile.write(ARCHIVE)
 
 
-def body(data: bytes) -> Answer:
+def body(data: bytes, coding: str | None = None) -> Answer:
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
+        if coding:
+            handler.send_header("Content-Encoding", coding)
         handler.end_headers()
         handler.wfile.write(data)
 
@@ -101,7 +105,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -129,6 +133,10 @@ def test_a_download_is_verified_and_kept(server: Server, repository: Path) -> No
         (body(gzip.compress(bytes(10_000_000))), "holds more than the 10240 bytes"),
         (never_ends, "larger than the 14336 bytes"),
         (redirects_forever, "redirect"),
+        (body(gzip.compress(ARCHIVE)[:-20], "gzip"), "truncated"),
+        (body(b"<!DOCTYPE html>", "gzip"), "damaged"),
+        (body(gzip.compress(ARCHIVE[:3] + bytes(10_000_000)), "gzip"), "holds more than the 14336 bytes"),
+        (body(ARCHIVE, "br"), "sent with the content coding br, although none was asked for"),
     ],
 )
 def test_a_failure_is_reported_and_the_next_source_is_asked(
@@ -193,6 +201,71 @@ def test_an_unreachable_source_is_asked_once_for_all_files(
     assert capsys.readouterr().err.count("refused") <= 2  # one line, whose URL contains the word too
 
 
+@pytest.mark.parametrize(
+    ("sent", "coding"),
+    [
+        (gzip.compress(ARCHIVE), "gzip"),
+        (gzip.compress(ARCHIVE), "X-GZip"),
+        (zlib.compress(ARCHIVE), "deflate"),
+        (zlib.compress(gzip.compress(ARCHIVE)), "gzip, identity, deflate"),
+        # The server takes the compression of the file itself for a coding.
+        (ARCHIVE, "gzip"),
+        (ARCHIVE, "identity"),
+    ],
+)
+def test_what_http_encoded_is_decoded(server: Server, repository: Path, sent: bytes, coding: str) -> None:
+    server.answer = body(sent, coding)
+    assert fetch("set", [FILE], [server.url]) == [CONTENT]
+    assert (repository / "downloads" / "set" / "numbers.gz").read_bytes() == ARCHIVE
+
+
+def test_no_content_coding_is_asked_for(server: Server) -> None:
+    def negotiates(handler: http.server.BaseHTTPRequestHandler) -> None:
+        accepted = handler.headers["Accept-Encoding"]
+        (whole if accepted == "identity" else status(406))(handler)
+
+    server.answer = negotiates
+    assert fetch("set", [FILE], [server.url]) == [CONTENT]
+
+
+@pytest.mark.parametrize(
+    "user",
+    ["user:secret", "user:sec%40ret", "user:se@secret", "user:secret/x", "secret", "user:#secret", "user:secret?x"],
+)
+def test_user_information_is_sent_and_never_shown(
+    server: Server, repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    server.answer = status(401)
+    address = server.url.replace("://", f"://{user}@")
+    monkeypatch.setenv("DATA_MIRROR", address)
+    with pytest.raises(UserError) as caught:
+        fetch("set", [FILE], [address.replace("127.0.0.1", "127.0.0.2"), address.replace("http", "ftp")])
+    shown = str(caught.value) + capsys.readouterr().err
+    assert "secret" not in shown
+    assert "sec%40ret" not in shown
+    assert f"{server.url.replace('://', '://***@')}: " in shown
+
+
+def test_user_information_opens_a_mirror(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def guarded(handler: http.server.BaseHTTPRequestHandler) -> None:
+        expected = f"Basic {base64.b64encode(b'user:s@cret').decode()}"
+        (whole if handler.headers["Authorization"] == expected else status(401))(handler)
+
+    server.answer = guarded
+    monkeypatch.setenv("DATA_MIRROR", server.url.replace("http://", "HTTP://user:s%40cret@"))
+    assert fetch("set", [FILE], []) == [CONTENT]
+
+
+@pytest.mark.parametrize("mirror", ["~nobody-of-this-name", "x" * 300, "file.txt"])
+def test_a_data_mirror_that_is_no_folder_is_reported_and_the_next_source_is_asked(
+    server: Server, repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, mirror: str
+) -> None:
+    (repository / "file.txt").touch()
+    monkeypatch.setenv("DATA_MIRROR", mirror)
+    assert fetch("set", [FILE], [server.url]) == [CONTENT]
+    assert capsys.readouterr().err.startswith(f"{mirror}: numbers.gz: ")
+
+
 def test_data_mirror_comes_first(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA_MIRROR", server.url)
     assert fetch("set", [FILE], ["http://127.0.0.1:9"]) == [CONTENT]
@@ -203,8 +276,10 @@ def test_data_mirror_may_be_a_folder_relative_to_the_main_repository(
 ) -> None:
     (repository / "mirror").mkdir()
     (repository / "mirror" / "numbers.gz").write_bytes(ARCHIVE)
-    (repository / "workspace").mkdir()
-    monkeypatch.chdir(repository / "workspace")  # as in a temporary experiment
+    workspace = repository / ".dvc/tmp/exps/standalone/tmp1"  # of a temporary experiment
+    for folder in (repository, workspace):
+        (folder / ".git").mkdir(parents=True)
+    monkeypatch.chdir(workspace)
     monkeypatch.setenv("DATA_MIRROR", "mirror")
     assert fetch("set", [FILE], []) == [CONTENT]
     assert not (repository / "downloads").exists()  # a local file is not copied

@@ -32,6 +32,8 @@ def test_permuting_moves_pixels_and_keeps_their_values(digits: Digits) -> None:
 
 def test_upside_down_is_a_turn_by_180_degrees(digits: Digits) -> None:
     assert torch.equal(PROBES["upside down"](digits), torch.rot90(digits.images, 2, (1, 2)))
+    one = digits._replace(images=torch.tensor([[[1, 2], [3, 4]]], dtype=torch.uint8))
+    assert PROBES["upside down"](one).tolist() == [[[4, 3], [2, 1]]]
 
 
 def test_chimeras_join_halves_of_two_classes(digits: Digits) -> None:

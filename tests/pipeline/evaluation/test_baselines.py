@@ -25,6 +25,16 @@ def test_moments_are_those_of_dequantised_images(images: torch.Tensor, generator
     torch.testing.assert_close(exact.covariance, noisy.T.cov(), rtol=0, atol=5e-4)
 
 
+@pytest.mark.parametrize("value", [0, 255])
+def test_equal_images_have_the_variance_of_the_dequantisation_only(value: int) -> None:
+    exact = moments(torch.full((3, 4), value, dtype=torch.uint8), 256)
+    expected = torch.eye(4, dtype=torch.float64) / (12 * 256**2)
+    torch.testing.assert_close(exact.covariance, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        exact.mean, torch.full((4,), (value + 0.5) / 256, dtype=torch.float64), rtol=1e-12, atol=0
+    )
+
+
 def test_ppca_agrees_with_scikit_learn(images: torch.Tensor) -> None:
     """With scikit-learn's maximum-likelihood noise variance for three dimensions, the densities agree."""
     x = images.double().numpy() / 255
@@ -42,7 +52,11 @@ def test_densities_agree_with_pytorch(images: torch.Tensor, name: str) -> None:
     x = images[:50].double() / 256
     expected = MultivariateNormal(train.mean, covariance).log_prob(x)
     torch.testing.assert_close(model.log_prob(x), expected, rtol=0, atol=1e-8)
-    if name == "ppca":
+    if name == "independent":
+        torch.testing.assert_close(covariance, sigma**2 * torch.eye(8).double())
+    elif name == "variances":
+        torch.testing.assert_close(covariance, train.covariance.diagonal().diag())
+    else:
         w = model.vectors[:, -2:] * (model.variances[-2:] - sigma**2).sqrt()
         torch.testing.assert_close(covariance, w @ w.T + sigma**2 * torch.eye(8).double())
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from logpx import annealing
-from logpx.importance import GRADIENTS, Settings
+from logpx import annealing, importance
+from logpx.importance import Settings
+from logpx.noise import Stream
 from pipeline.evaluation.convergence import annealed_curve, importance_curve
 from tests.support import Linear
 
@@ -25,12 +26,28 @@ def test_with_the_exact_posterior_the_curve_is_flat_and_has_no_error(
         assert curve[column].to_numpy() == pytest.approx(truth, abs=1e-6)
 
 
+def test_the_interval_is_that_of_the_mean_over_images(linear: Linear, generator: torch.Generator) -> None:
+    """95 %: 1.96 times √(Σ se²) / images, by the delta method for each image."""
+    vae, x = linear.vae(scale=1.5), linear.sample(6, generator)
+    curve = importance_curve(vae, x, SETTINGS, 32)
+    (block,) = importance.blocks(vae, x, SETTINGS)
+    log_w = importance.sample_log_weights(block, importance.fit_proposal(block).proposal, Stream.ESTIMATE, 32)
+    for count, point in zip((4, 8, 16, 32), curve.to_dict("records"), strict=True):
+        w = (log_w[:count] - log_w.amax(0)).exp()
+        assert point["log_px"] == pytest.approx(float((w.mean(0).log() + log_w.amax(0)).mean()))
+        errors = w.std(0) / w.mean(0) / count**0.5
+        half = 1.96 * float(errors.square().sum().sqrt()) / 6
+        assert (point["log_px"] - point["low"], point["high"] - point["log_px"]) == pytest.approx((half, half))
+
+
 def test_a_fitted_proposal_starts_after_its_fit_refinement_and_pilots(
     linear: Linear, generator: torch.Generator
 ) -> None:
-    x = linear.sample(6, generator)
-    curve = importance_curve(linear.vae(), x, replace(SETTINGS, proposal="mixture"), 32)
-    assert curve["evaluations"].iloc[0] > 4 + 64 // 2 + 2 * sum(GRADIENTS)
+    vae, x, settings = linear.vae(), linear.sample(6, generator), replace(SETTINGS, proposal="mixture")
+    curve = importance_curve(vae, x, settings, 32)
+    (block,) = importance.blocks(vae, x, settings)
+    before = float(importance.fit_proposal(block).evaluations.double().mean()) + importance.pilot_samples(64)
+    assert curve["evaluations"].tolist() == pytest.approx([before + count for count in (4, 8, 16, 32)])
 
 
 def test_annealing_from_the_prior_approaches_the_truth_from_below(linear: Linear, generator: torch.Generator) -> None:

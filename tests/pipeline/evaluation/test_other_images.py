@@ -1,14 +1,18 @@
 """Images unlike the data: their kinds, their log p(x), and baselines with closed forms beside the model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from logpx import importance
 from pipeline.config import Params
 from pipeline.data.dataset import Dataset
 from pipeline.data.dequantise import dequantised
 from pipeline.data.probes import PROBES
 from pipeline.errors import UserError
 from pipeline.evaluation import other_images
+from pipeline.evaluation.auroc import auroc
 from pipeline.evaluation.baselines import BASELINES, moments
 from pipeline.evaluation.settings import estimator
 from pipeline.model.vae import VAE
@@ -27,17 +31,57 @@ def test_another_data_set_must_have_images_of_the_same_size(params: Params, tiny
         other_images.images_of_each_kind(tiny, params.compare.model_copy(update={"other": "digits"}))
 
 
-def test_an_estimate_for_each_image_with_the_samples_of_compare(params: Params, tiny: Dataset) -> None:
+@pytest.mark.parametrize(("levels", "to"), [(17, 256), (256, 17), (17, 17)])
+def test_the_number_of_grey_levels_makes_no_image_less_likely(
+    params: Params, tiny: Dataset, monkeypatch: pytest.MonkeyPatch, levels: int, to: int
+) -> None:
+    """The same images with other grey levels are, for the density, the same images."""
+
+    def with_levels(count: int, name: str) -> Dataset:
+        scaled = (
+            (images * (count - 1.0) / 16).round().to(torch.uint8) for images in (tiny.train_images, tiny.test_images)
+        )
+        train, test = scaled
+        return replace(tiny, name=name, levels=count, train_images=train, test_images=test)
+
+    ours, other = with_levels(levels, "ours"), with_levels(to, "kmnist")
+    monkeypatch.setattr(other_images, "get_dataset", lambda name: other)
+    monkeypatch.setattr(other_images, "image_shape", lambda name: other.shape)
+    compare = params.compare.model_copy(update={"other": "kmnist", "samples": 32})
+    images, labels = other_images.images_of_each_kind(ours, compare)["kmnist"]
+    assert torch.equal(images, ours.test_images)
+    assert torch.equal(labels, ours.test_labels)
+    assert images.dtype == torch.uint8
+
+    torch.manual_seed(0)
+    vae = VAE(params.model.model_copy(update={"latent": 2, "encoder": (8,), "decoder": (8,)}), tiny.pixels).eval()
+    settings = estimator(params.evaluate, vae)
+    own, others = (
+        other_images.measure(vae, "x", x, labels, levels, compare, settings)["log_px"].to_numpy()
+        for x in (ours.test_images, images)
+    )
+    assert auroc(own, others).value == pytest.approx(0.5)
+
+
+def test_black_stays_black_and_white_stays_white() -> None:
+    assert other_images.rescaled(torch.tensor([0, 1, 15, 16]), 17, 256).tolist() == [0, 16, 239, 255]
+    assert other_images.rescaled(torch.tensor([0, 127, 254, 255]), 256, 2).tolist() == [0, 0, 1, 1]
+
+
+def test_an_estimate_for_each_image_with_the_samples_and_the_seed_of_compare(params: Params, tiny: Dataset) -> None:
     torch.manual_seed(0)
     model = params.model.model_copy(update={"latent": 2, "encoder": (8,), "decoder": (8,)})
     vae = VAE(model, tiny.pixels).eval()
-    compare = params.compare.model_copy(update={"samples": 32})
-    table = other_images.measure(
-        vae, "blank", tiny.test_images[:3], tiny.test_labels[:3], tiny.levels, compare, estimator(params.evaluate, vae)
-    )
+    compare = params.compare.model_copy(update={"samples": 32, "seed": 5})
+    settings = estimator(params.evaluate, vae)
+    images, labels = tiny.test_images[:3], tiny.test_labels[:3]
+    table = other_images.measure(vae, "blank", images, labels, tiny.levels, compare, settings)
     assert table["kind"].tolist() == ["blank"] * 3
-    assert table["label"].tolist() == tiny.test_labels[:3].tolist()
-    assert bool(table["log_px"].notna().all())
+    assert table["label"].tolist() == labels.tolist()
+    x = dequantised(images, tiny.levels, 5)
+    expected = importance.log_px(vae, x, replace(settings, samples=32, budget=32, seed=5)).diagnosis
+    assert table["log_px"].tolist() == expected.log_px.tolist()
+    assert table["trusted"].tolist() == expected.trusted.tolist()
 
 
 def test_baselines_are_means_over_the_images_that_were_evaluated(params: Params, tiny: Dataset) -> None:
@@ -48,3 +92,7 @@ def test_baselines_are_means_over_the_images_that_were_evaluated(params: Params,
     log_px = BASELINES["ppca"](train, params.model.sigma, params.model.latent).log_prob(x)
     assert found["ppca"] == pytest.approx(float(log_px.mean()), abs=1e-4)
     assert found["ppca_se"] == pytest.approx(float(log_px.std()) / 5**0.5, abs=1e-4)
+
+
+def test_the_baselines_of_one_image_have_no_standard_error(params: Params, tiny: Dataset) -> None:
+    assert set(other_images.baselines(tiny, params.model, images=1, seed=1)) == set(BASELINES)

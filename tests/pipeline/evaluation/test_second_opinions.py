@@ -1,9 +1,11 @@
 """Second opinions on the linear model: annealing and bounds agree with the known log p(x)."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from logpx import importance
 from pipeline.config import Params
 from pipeline.evaluation import second_opinions
 from pipeline.evaluation.settings import estimator
@@ -26,11 +28,37 @@ def test_they_agree_with_the_known_density(params: Params, linear: Linear, gener
     assert found["bdmc_gap"] == pytest.approx(found["above_lower"] + found["below_upper"], abs=1e-3)
 
 
+def test_the_seed_is_that_of_verify_and_fixes_everything(
+    params: Params, linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae, x = linear.vae(), linear.sample(2, generator)
+    measured = pd.DataFrame({"label": [0, 0], "log_px": 0.0, "log_px_se": 0.0, "elbo": 0.0})
+    verify = params.verify.model_copy(update={"images": 2, "temperatures": 3, "gap_steps": 1, "seed": 12})
+    seeds = []
+    log_px = importance.log_px
+    monkeypatch.setattr(importance, "log_px", lambda vae, x, now: seeds.append(now.seed) or log_px(vae, x, now))
+    settings = estimator(params.evaluate, vae)
+    one, same = (second_opinions.measure(vae, x, measured, verify, settings) for _ in range(2))
+    assert seeds == [12, 12]
+    pd.testing.assert_frame_equal(one, same)  # the simulated images too
+
+
 def test_there_is_a_curve_for_every_method(params: Params, linear: Linear, generator: torch.Generator) -> None:
     vae, x = linear.vae(), linear.sample(4, generator)
+    measured = pd.DataFrame({"log_px": linear.log_px(x)})
     changes = {"curve_images": 2, "curve_samples": 16, "curve_temperatures": (3, 5), "chains": 4}
     verify = params.verify.model_copy(update=changes)
-    curves = second_opinions.curves(vae, x, verify, estimator(params.evaluate, vae))
+    settings = estimator(params.evaluate, vae)
+    curves = second_opinions.curves(vae, x, measured, verify, settings)
     assert curves["method"].value_counts().to_dict() == {
         "prior": 3, "encoder": 3, "laplace": 3, "mixture": 3, "annealed": 2,
     }  # fmt: skip
+    # An image without a finite log p(x) is not among them.
+    x[0], measured.loc[0, "log_px"] = torch.nan, np.nan
+    pd.testing.assert_frame_equal(
+        second_opinions.curves(vae, x, measured, verify, settings),
+        second_opinions.curves(vae, x[1:], measured.tail(3), verify, settings),
+    )
+    nowhere = second_opinions.curves(vae, x * torch.nan, measured * np.nan, verify, settings)
+    assert len(nowhere) == len(curves)
+    assert not np.isfinite(nowhere["log_px"]).any()

@@ -10,13 +10,13 @@ from pipeline.model.networks import ACTIVATIONS, Decoder, Encoder, diagonal_gaus
 
 def test_the_encoder_returns_a_distribution_over_latent_vectors() -> None:
     encoder = Encoder(pixels=12, hidden=(8, 6), latent=3, activation="silu")
-    x = torch.rand(4, 12)
+    x = torch.rand(2, 4, 12)
     q = encoder(x)
     assert isinstance(q, Independent)
-    assert (q.batch_shape, q.event_shape) == ((4,), (3,))
+    assert (q.batch_shape, q.event_shape) == ((2, 4), (3,))
     output = encoder.network(x)
-    torch.testing.assert_close(q.mean, output[:, :3])
-    torch.testing.assert_close(q.stddev.log(), output[:, 3:])
+    torch.testing.assert_close(q.mean, output[..., :3])
+    torch.testing.assert_close(q.stddev.log(), output[..., 3:])
 
 
 def test_the_decoder_returns_a_distribution_over_images() -> None:

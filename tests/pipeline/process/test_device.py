@@ -1,5 +1,7 @@
 """Devices, matrix multiplications, and the share of the machine that a process uses."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -55,6 +57,16 @@ def test_work_that_does_not_fit_into_memory_is_refused() -> None:
     require_memory(1000, CPU, "a smaller model")
     with pytest.raises(UserError, match=r"not enough memory: 1000000\.0 GB needed, .* GB free; try a smaller model"):
         require_memory(10**15, CPU, "a smaller model")
+
+
+def test_workers_share_the_memory_of_the_machine_but_not_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**9))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**9, 10**9))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    require_memory(250_000_000, CPU, "")
+    require_memory(10**9, torch.device("cuda", 0), "")
+    with pytest.raises(UserError, match=r"2\.0 GB needed, 1\.0 GB free"):
+        require_memory(500_000_000, CPU, "")
 
 
 def test_float32_matmuls_have_the_precision_of_float32(

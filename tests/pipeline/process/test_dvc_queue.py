@@ -3,14 +3,11 @@
 import subprocess
 import sys
 
-import pytest
-
 from pipeline.process.dvc_queue import queue_worker
 
 
-def queue_worker_below(number: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> str:
+def queue_worker_below(number: int, workers: int) -> str:
     """What `queue_worker` returns in a child of a process with the command line of DVC's worker, beside others."""
-    monkeypatch.setenv("DVC_EXP_NAME", "humble-fish")
     wait = "import sys; sys.stdin.read()"
     others = [
         subprocess.Popen([sys.executable, "-c", wait, "exp", "queue-worker", f"dvc-exp-0a1b2c-{n}@localhost"],
@@ -29,12 +26,10 @@ def queue_worker_below(number: int, workers: int, monkeypatch: pytest.MonkeyPatc
             other.communicate()
 
 
-def test_a_queue_worker_is_known_by_its_number_and_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert queue_worker_below(2, 3, monkeypatch) == "QueueWorker(number=2, workers=3)"
-    assert queue_worker_below(1, 1, monkeypatch) == "QueueWorker(number=1, workers=1)"
+def test_a_queue_worker_is_known_by_its_number_and_the_number_of_workers() -> None:
+    assert queue_worker_below(2, 3) == "QueueWorker(number=2, workers=3)"
+    assert queue_worker_below(1, 1) == "QueueWorker(number=1, workers=1)"
 
 
-def test_outside_a_queue_there_is_no_queue_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert queue_worker() is None
-    monkeypatch.setenv("DVC_EXP_NAME", "humble-fish")
+def test_outside_a_queue_there_is_no_queue_worker() -> None:
     assert queue_worker() is None

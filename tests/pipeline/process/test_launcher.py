@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import psutil
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from pipeline.errors import UserError
 from pipeline.process import launcher
 from pipeline.process.distributed import PeerLostError
+from stages import evaluate, train
 from tests.support import ROOT, command, run_stage
 
 Params = Callable[..., Path]
@@ -223,6 +225,15 @@ def test_one_process_is_not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not launcher.launch(1, torch.device("cpu"))
     monkeypatch.setenv("RANK", "0")
     assert not launcher.launch(2, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("stage", [evaluate, train])
+def test_the_launcher_puts_nothing_on_a_gpu(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, stage: ModuleType
+) -> None:
+    monkeypatch.setattr(stage, "set_up", lambda *_: torch.device("cuda", 99))  # on any machine its use is an error
+    monkeypatch.setattr(stage, "launch", lambda *_: True)
+    assert run_stage(stage.__name__.removeprefix("stages.")) == 0
 
 
 def test_each_process_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_a_second_signal_stops_it_at_once(tmp_path: Path) -> None:
 def test_only_one_stage_runs_in_a_folder(tmp_path: Path) -> None:
     command = stage(tmp_path)
     first = start(command, tmp_path)
-    second = start(command, tmp_path, first_line="stage train is still running in this folder (PID")
+    second = start(command, tmp_path, first_line="stage train is already running in this folder (PID")
     first.terminate()
     first.communicate()
     assert second.stdout
@@ -101,11 +101,18 @@ subprocess.run(sys.argv[1], shell=True, env={**os.environ, "DVC_STAGE": "train"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", ["", "; true"], ids=["no shell between", "shell between"])
-def test_an_orphan_saves_and_stops(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "outer"),
+    [
+        pytest.param("", {}, id="no shell between"),
+        pytest.param("; true", {}, id="shell between"),
+        pytest.param("", {"DVC_STAGE": "vae"}, id="inside a stage of another project"),
+    ],
+)
+def test_an_orphan_saves_and_stops(tmp_path: Path, suffix: str, outer: dict[str, str]) -> None:
     log = tmp_path / "log"
     command = f"{' '.join(stage(tmp_path))} > {log} 2>&1{suffix}"
-    dvc = subprocess.Popen([sys.executable, "-c", DVC, command])
+    dvc = subprocess.Popen([sys.executable, "-c", DVC, command], env=os.environ | outer)
     deadline = time.monotonic() + 30
     while not log.exists() or "step 3" not in log.read_text(encoding="utf-8"):
         assert time.monotonic() < deadline

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from pipeline.report import estimate_plots
-from pipeline.report.plotting import BLUE, GREY, ORANGE
+from pipeline.report.plotting import BLUE, GREY, ORANGE, NotDrawnError
 from tests.pipeline.report.artists import bar_heights, legend, panels, texts, x_of, y_of
 
 
@@ -21,10 +21,25 @@ def test_the_histogram_has_a_line_at_the_mean_of_all_images() -> None:
     (line,) = whole.lines
     assert x_of(line) == pytest.approx([values.mean()] * 2)
     assert legend(whole) == ["mean 174.0"]
+    assert whole.get_subplotspec().rowspan.start == 0  # above the images
     shown = values[values >= np.quantile(values, 0.005)]
     assert sum(bar_heights(whole.patches)) == len(shown) == 398
     assert min(bar.get_x() for bar in whole.patches) == pytest.approx(shown.min())
     assert (least.get_title(), most.get_title()) == ("the least likely test images", "the most likely test images")
+
+
+@pytest.mark.parametrize("other", [np.nan, np.inf, -np.inf])
+def test_images_that_are_not_finite_are_not_in_the_histogram_but_are_counted(other: float) -> None:
+    values = np.linspace(0.0, 10.0, 400)
+    expected, found = (
+        estimate_plots.log_px(shown, images(14), images(14)) for shown in (values, np.append(values, [other] * 3))
+    )
+    assert legend(panels(found)[2]) == ["mean 5.0"]
+    assert bar_heights(panels(found)[2].patches) == bar_heights(panels(expected)[2].patches)
+    assert expected.get_supxlabel() == ""
+    assert found.get_supxlabel() == "not finite, and left out: test images (3)"
+    with pytest.raises(NotDrawnError, match=r"no test image has a finite log p\(x\)"):
+        estimate_plots.log_px(np.full(2, other), images(14), images(14))
 
 
 def test_a_negative_mean_has_a_minus_sign() -> None:
@@ -75,6 +90,23 @@ def test_the_axis_of_the_curves_reaches_the_worst_estimate() -> None:
     assert labels == ["+1", "+0.5", "0", "−0.5", "−1", "−10", "−100", "−1,000", "−10,000"]
 
 
+def test_points_that_are_not_finite_are_not_drawn_but_are_counted() -> None:
+    table = curves()
+    table.loc[table["method"] == "prior", "log_px"] = np.nan
+    table.loc[(table["method"] == "mixture") & (table["evaluations"] == 100), "low"] = np.nan
+    figure = estimate_plots.convergence(table)
+    (panel,) = panels(figure)
+    best = 800.0 - 1 / 10  # the last finite point of the mixture
+    assert [list(x_of(line)) for line in panel.lines[:-1]] == [[10, 100], [10, 100], [10], [10, 100]]
+    assert y_of(panel.lines[0]) == pytest.approx(np.array([760.0, 796.0]) - best)
+    assert "best estimate: 799.9 nats" in texts(panel.texts)
+    assert figure.get_supxlabel() == "not finite, and left out: points (3)"
+    with pytest.raises(NotDrawnError, match="mixture"):
+        estimate_plots.convergence(pd.DataFrame(table[table["method"] != "mixture"]))
+    with pytest.raises(NotDrawnError, match="no row has finite numbers"):
+        estimate_plots.convergence(table.assign(log_px=np.nan))
+
+
 def diagnosed() -> pd.DataFrame:
     return pd.DataFrame({
         "khat": [0.1, 0.2, 0.3, 0.65, np.inf, -np.inf],
@@ -90,10 +122,28 @@ def test_the_diagnostics_count_every_image_as_trusted_or_not() -> None:
         assert sum(bar_heights(trusted)) == 3
         assert sum(bar_heights(others)) == 3
     khat, ess = panels(figure)
+    assert khat.get_xlabel().startswith("Pareto k̂")
+    assert ess.get_xlabel().startswith("effective sample size")
+    for bars, values in zip(ess.containers, ([100, 200, 30], [5, 50, 1]), strict=True):
+        for value in values:
+            (bar,) = [bar for bar in bars if bar.get_x() <= value < bar.get_x() + bar.get_width()]
+            assert bar.get_height() == 1
     assert legend(ess) == ["trusted", "not trusted", "minimum, 10"]
     assert [x_of(line)[0] for line in khat.lines] == [0.58, 0.7]
     assert [x_of(line)[0] for line in ess.lines] == [10.0]
     assert texts(khat.texts) == ["limit for K = 256", "limit for K = 4096"]
+
+
+def test_the_diagnostics_of_images_that_are_not_finite_are_not_drawn_but_are_counted() -> None:
+    table = diagnosed()
+    more = pd.concat([table, pd.DataFrame({"khat": [np.inf, np.nan], "ess": [np.nan, 5.0], "trusted": False})])
+    expected, found = (estimate_plots.diagnostics(shown, {256: 0.58}, 10.0) for shown in (table, more))
+    for before, after in zip(panels(expected), panels(found), strict=True):
+        for one, other in zip(before.containers, after.containers, strict=True):
+            assert bar_heights(one) == bar_heights(other)
+            assert [bar.get_x() for bar in one] == [bar.get_x() for bar in other]
+    assert found.get_supxlabel() == "not finite, and left out: test images (2)"
+    assert expected.get_supxlabel() == ""
 
 
 def test_a_bar_of_one_image_would_be_visible_on_the_logarithmic_axis() -> None:
@@ -107,6 +157,11 @@ def test_values_beyond_the_ends_are_in_the_end_bins() -> None:
     trusted, others = khat.containers
     assert trusted[0].get_height() == 1
     assert others[-1].get_height() == 1
+
+
+def test_the_minimum_of_the_effective_sample_size_is_on_the_axis_even_if_no_image_reaches_it() -> None:
+    ess = panels(estimate_plots.diagnostics(diagnosed().assign(ess=2.0), {256: 0.58}, 10.0))[1]
+    assert ess.containers[0][-1].get_x() + ess.containers[0][-1].get_width() == pytest.approx(20)
 
 
 def test_a_single_number_of_samples_is_named_once() -> None:
@@ -135,6 +190,30 @@ def test_the_gap_is_split_for_all_images_and_for_each_class() -> None:
     assert texts(figure.legends[0].get_texts()) == ["approximation gap", "amortisation gap"]
 
 
+def test_each_gap_has_its_name_and_its_colour() -> None:
+    table = pd.DataFrame({"label": [3], "log_px": [10.0], "best_elbo": [7.0], "elbo": [2.0]})
+    figure = estimate_plots.gaps(table)
+    (panel,) = panels(figure)
+    assert [text.strip() for text in texts(panel.texts)] == ["3.0 + 5.0"] * 2
+    named = {container.get_label(): container[0] for container in panel.containers[:2]}
+    assert {name: (bar.get_x(), bar.get_width(), bar.get_facecolor()) for name, bar in named.items()} == {
+        "approximation gap": (0, 3, to_rgba(BLUE)), "amortisation gap": (3, 5, to_rgba(ORANGE)),
+    }  # fmt: skip
+
+
+def test_gaps_that_are_not_finite_are_not_in_the_means_but_are_counted() -> None:
+    table = gap_table()
+    broken = table.assign(best_elbo=[np.nan, 910.0, 670.0])
+    (panel,) = panels(figure := estimate_plots.gaps(broken))
+    assert texts(panel.get_yticklabels()) == ["all", "digit 3", "digit 8"]
+    assert [text.strip() for text in texts(panel.texts)] == ["20 + 70", "10 + 40", "30 + 100"]
+    assert figure.get_supxlabel() == "not finite, and left out: images (1)"
+    (panel,) = panels(estimate_plots.gaps(table.assign(elbo=[810.0, 870.0, -np.inf])))
+    assert texts(panel.get_yticklabels()) == ["all", "digit 3"]
+    with pytest.raises(NotDrawnError, match="log_px, best_elbo, elbo"):
+        estimate_plots.gaps(table.assign(log_px=np.nan))
+
+
 def test_small_gaps_have_a_decimal() -> None:
     (panel,) = panels(estimate_plots.gaps(gap_table(scale=0.02)))
     assert [text.strip() for text in texts(panel.texts)] == ["0.4 + 1.4", "0.3 + 1.1", "0.6 + 2.0"]
@@ -143,7 +222,7 @@ def test_small_gaps_have_a_decimal() -> None:
 def test_every_kind_of_images_is_drawn_beside_the_digits() -> None:
     random = np.random.default_rng(0)
     digits = random.normal(800, 100, 500)
-    kinds = {"noise": random.normal(-9000, 50, 40), "blank": random.normal(1300, 5, 30)}
+    kinds = {"noise": random.normal(-9000, 50, 40), "blank": np.append(random.normal(1300, 5, 29), 1356.5)}
     example = random.random((6, 5))
     figure = estimate_plots.densities(digits, kinds, {"noise": 1.0, "blank": 0.0}, {"blank": example}, 1356.5)
     pictures, histograms = panels(figure)[::2], panels(figure)[1::2]
@@ -158,8 +237,29 @@ def test_every_kind_of_images_is_drawn_beside_the_digits() -> None:
     assert histograms[0].get_title(loc="left") == "noise (orange), test digits (grey): AUROC 1.000"
     assert not any(texts(histograms[0].get_xticklabels()))
     # The ticks are at the distance of their values from the ceiling.
-    for tick, text in zip(histograms[1].get_xticks(), texts(histograms[1].get_xticklabels()), strict=True):
+    labels = texts(histograms[1].get_xticklabels())
+    assert labels == ["−10,000", "−2,000", "0", "1,100", "1,300", "1,330", "1,350"]
+    for tick, text in zip(histograms[1].get_xticks(), labels, strict=True):
         assert float(text.replace("−", "-").replace(",", "")) == pytest.approx(1356.5 - tick, abs=1)
+
+
+def test_densities_that_are_not_finite_are_not_drawn_but_are_counted() -> None:
+    digits, noise = np.linspace(700, 900, 50), np.linspace(-9000, -8000, 40)
+    expected, found = (
+        panels(figure)[1].containers
+        for figure in (
+            estimate_plots.densities(digits, {"noise": noise}, {"noise": 1.0}, {}, 1356.5),
+            estimate_plots.densities(
+                np.append(digits, np.nan), {"noise": np.append(noise, [np.inf, np.nan]), "blank": np.full(3, np.nan)},
+                {"noise": 1.0}, {}, 1356.5,
+            ),
+        )
+    )  # fmt: skip
+    for one, other in zip(expected, found, strict=True):
+        assert bar_heights(one) == bar_heights(other)
+        assert [bar.get_x() for bar in one] == [bar.get_x() for bar in other]
+    text = found[0][0].get_figure().get_supxlabel()
+    assert text == "not finite, and left out: test digits (1), noise (2), blank (3)"
 
 
 def test_the_distance_of_a_kind_to_the_ceiling_is_drawn() -> None:

@@ -48,6 +48,7 @@ def values(params: Params, **changes: Any) -> dict[str, Any]:
         "untrusted": [{"image": 7, "label": 3, "log_px": 1.0}],
         "ceiling": 100.0,
         "rule": {"minimum_ess": 10.0},
+        "left_out": {"The learned manifold": "z has 3 dimensions"},
         "pictures": [DrawnPicture("samples", "Samples", "What to see.", PNG)],
         "overview": "overview.png",
         "lineage": {
@@ -127,23 +128,63 @@ def test_a_missing_value_is_an_error(params: Params, template: str) -> None:
         render(template, incomplete)
 
 
-def test_pictures_are_in_the_order_of_the_report_with_their_captions(tmp_path: Path) -> None:
-    for name in sorted(PICTURES):
+def test_pictures_are_in_the_order_of_the_report_with_their_captions_or_reasons(tmp_path: Path) -> None:
+    for name in PICTURES:
         (tmp_path / f"{name}.png").write_bytes(PNG + name.encode())
-    (tmp_path / "manifold.png").unlink()
-    found = load_pictures(tmp_path)
+    names = sorted(PICTURES)
+    table = pd.DataFrame({"picture": names, "left_out": ["a reason" * (name == "manifold") for name in names]})
+    found, left_out = load_pictures(tmp_path, table)
     assert [picture.name for picture in found] == [name for name in PICTURES if name != "manifold"]
+    assert left_out == {PICTURES["manifold"].title: "a reason"}
     for picture in found:
         assert (picture.title, picture.caption) == (PICTURES[picture.name].title, PICTURES[picture.name].caption)
         assert picture.png == PNG + picture.name.encode()
 
 
-def test_a_folder_without_pictures_or_with_an_unknown_one_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no pictures; run `dvc repro`"):
-        load_pictures(tmp_path)
-    (tmp_path / "new.png").write_bytes(PNG)
+def test_a_missing_or_an_unknown_picture_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no picture samples; run `dvc repro`"):
+        load_pictures(tmp_path, pd.DataFrame({"picture": ["samples", "manifold"], "left_out": ["", "a reason"]}))
     with pytest.raises(UserError, match=r"no function draws new; .*pipeline/report/pictures\.py"):
-        load_pictures(tmp_path)
+        load_pictures(tmp_path, pd.DataFrame({"picture": ["new"], "left_out": [""]}))
+
+
+def test_a_picture_that_is_left_out_is_named_with_its_reason(params: Params) -> None:
+    html = render("report.html.jinja", values(params, left_out={"A title": "a < b", "Why?": "because"}))
+    assert "<b>A title</b> (a &lt; b)." in html
+    assert "<b>Why?</b> (because)." in html
+
+
+OPTIONAL = (
+    "encoder_short", "encoder_ess_median", "prior_log_px", "prior_ess_median", "khat_median", "image_se_median",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("template", "lines"),
+    [
+        ("report.html.jinja", [
+            '<tr><td>ELBO</td><td class="n">1.25</td>', "<span>ELBO, ± –</span>", '<td class="n">– lower</td>',
+            'lower bound</td><td class="n">–</td>', 'no latent variable</td><td class="n">2.5</td>',
+            '<td class="n">0.125</td><td>likelier than digits</td>',
+        ]),
+        ("report.md.jinja", [
+            "| ELBO | 1.25 | – | |", "| – lower | | – |", "| prior Monte Carlo | – | | – |",
+            "4 simulated images | – | – |", "the same σ | 2.5 | – |",
+        ]),
+    ],
+)  # fmt: skip
+def test_metrics_that_do_not_exist_are_dashes(params: Params, template: str, lines: list[str]) -> None:
+    """One image has no standard error. A metric that is not finite is absent."""
+    whole = values(params)
+    one = whole | {
+        "test": {name: v for name, v in whole["test"].items() if not name.endswith("_se") and name not in OPTIONAL},
+        "verify": {"images": 4},
+        "compare": {name: v for name, v in whole["compare"].items() if not name.endswith("_se")},
+        "probes": [row._replace(auroc_se=None) for row in whole["probes"]],
+    }
+    page = render(template, one)
+    assert all(line in page for line in lines)
+    assert not any(line in render(template, whole) for line in lines)
 
 
 def test_a_caption_follows_its_title(params: Params) -> None:

@@ -1,6 +1,7 @@
 """Lines, walks, grids and projections in latent space."""
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.config import Model
@@ -30,6 +31,22 @@ def test_parallel_points_are_joined_by_a_straight_line() -> None:
     torch.testing.assert_close(slerp(a, 3 * a, 5), lerp(a, 3 * a, 5))
 
 
+@pytest.mark.parametrize("dimensions", [1, 16])
+def test_opposite_points_are_joined_by_a_straight_line(generator: torch.Generator, dimensions: int) -> None:
+    a = torch.randn(50, dimensions, generator=generator)
+    # The direction goes from a to −a, the length from ‖a‖ to 2 ‖a‖.
+    factors = torch.tensor([1.0, 1.25 * 0.5, 0.0, -1.75 * 0.5, -2.0])
+    torch.testing.assert_close(slerp(a, -2 * a, 5), factors[:, None] * a[:, None])
+
+
+def test_the_origin_is_joined_to_any_point_and_to_itself() -> None:
+    zero, a = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])
+    assert torch.equal(slerp(zero, zero, 3), torch.zeros(1, 3, 2))
+    there = slerp(zero, a, 3)
+    torch.testing.assert_close(there[:, [0, 2]], torch.stack([zero, a], 1))
+    assert there.isfinite().all()
+
+
 def test_a_traversal_changes_one_coordinate() -> None:
     z = traversals(torch.tensor([5.0, 6.0, 7.0]), [2, 0], [-1.0, 0.0, 1.0])
     assert z[0].tolist() == [[5, 6, -1], [5, 6, 0], [5, 6, 1]]
@@ -57,14 +74,54 @@ def test_the_kl_of_a_coordinate_has_its_closed_form(generator: torch.Generator) 
     torch.testing.assert_close(coordinate_kl(vae, x), kl.mean(0))
 
 
-def test_a_projection_keeps_two_dimensions_and_separates_the_classes_of_more() -> None:
-    random = np.random.default_rng(0)
-    labels = np.arange(300) % 3
-    means = random.standard_normal((300, 6))
+def of_classes(count: int, dimensions: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Means whose fifth coordinate depends on the class, and the labels 6, 7, ..."""
+    labels = np.arange(300) % count + 6
+    means = np.random.default_rng(0).standard_normal((300, dimensions))
     means[:, 4] += 5 * labels
-    flat = means[:, :2]
-    assert project(flat, labels)[0] is flat
-    points, _ = project(means, labels)
-    centres = [points[labels == label, 0].mean() for label in range(3)]
-    assert min(abs(np.diff(centres))) > 3 * points[labels == 0, 0].std()
-    assert project(means[:, :1], labels)[0].shape == (300, 2)
+    return means, labels
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 26])
+def test_the_plane_separates_the_classes(classes: int) -> None:
+    means, labels = of_classes(classes)
+    points, names = project(means, labels)
+    first = np.array([points[labels == label, 0].mean() for label in np.unique(labels)])
+    assert min(abs(np.diff(first))) > 3 * points[labels == 6, 0].std()
+    assert names[0] == "first linear discriminant of μ(x)"
+    assert points.shape == (300, 2)
+
+
+def test_one_and_two_dimensions_stay_as_they_are() -> None:
+    means, labels = of_classes(3)
+    assert project(means[:, :2], labels)[0].tolist() == means[:, :2].tolist()
+    assert project(means[:, :2], labels)[1] == ("z₁", "z₂")
+    points, names = project(means[:, :1], labels)
+    assert np.array_equal(points, np.column_stack([means[:, 0], labels]))
+    assert names == ("z", "class")
+
+
+def test_without_a_second_discriminant_the_other_axis_is_the_coordinate_with_the_largest_variance() -> None:
+    means, labels = of_classes(2)
+    means[:, 2] *= 9
+    points, names = project(means, labels)
+    assert names == ("first linear discriminant of μ(x)", "z[2] of μ(x)")
+    assert np.array_equal(points[:, 1], means[:, 2])
+    on_a_line = means[:, 4:5] * np.arange(1.0, 6.0)  # an encoder with one hidden unit
+    points, names = project(on_a_line, np.arange(300) % 10)
+    assert names == ("first linear discriminant of μ(x)", "z[4] of μ(x)")
+    assert np.array_equal(points[:, 1], on_a_line[:, 4])
+
+
+@pytest.mark.parametrize("labels", [np.zeros(40, int), np.arange(40), np.full(40, 9)])
+def test_without_a_discriminant_both_axes_are_coordinates(labels: np.ndarray) -> None:
+    means = np.random.default_rng(0).standard_normal((40, 4)) * [1.0, 5.0, 1.0, 3.0]
+    points, names = project(means, labels)
+    assert names == ("z[1] of μ(x)", "z[3] of μ(x)")
+    assert np.array_equal(points, means[:, [1, 3]])
+
+
+def test_constant_means_have_a_plane_too() -> None:
+    points, names = project(np.full((40, 4), 0.25, np.float32), np.arange(40) % 10)
+    assert names == ("z[0] of μ(x)", "z[1] of μ(x)")
+    assert (points == 0.25).all()

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.report import model_plots
+from pipeline.report.plotting import BLUE, ORANGE
 from tests.pipeline.report.artists import Panel, cell, legend, panels, texts, x_of, y_of
 
 
@@ -61,6 +62,8 @@ def test_the_manifold_runs_rightwards_and_upwards() -> None:
     assert texts(panel.get_xticklabels()) == ["−1.5", "−0.5", "0.5", "1.5"]
     assert texts(panel.get_yticklabels()) == ["1.5", "0.5", "−0.5", "−1.5"]
     assert panel.yaxis_inverted()  # the first row of images, and its label, are at the top
+    assert panel.get_xlabel().startswith("z₁")
+    assert panel.get_ylabel().startswith("z₂")
     assert np.array_equal(at(panel, 0, 3), plane[0, 3])
 
 
@@ -88,6 +91,7 @@ def test_training_curves_show_every_epoch_and_the_one_kept() -> None:
         assert np.array_equal(y_of(validation), table[f"validation_{term}"])
         assert list(x_of(kept)) == [7, 7]
         assert panel.get_ylabel() == "nats per image"
+        assert (train.get_color(), validation.get_color()) == (BLUE, ORANGE)
     assert legend(axes[0]) == ["train", "validation", "epoch 7, kept"]
 
 
@@ -118,5 +122,9 @@ def test_the_overview_has_reconstructions_samples_and_the_elbo() -> None:
     assert np.array_equal(at(left, 3, 1), decoded[9])
     assert np.array_equal(at(middle, 7, 6), samples[7, 6])
     assert np.array_equal(y_of(right.lines[0]), table["train_elbo"])
-    assert right.get_title() == "ELBO"
+    assert np.array_equal(y_of(right.lines[1]), table["validation_elbo"])
+    assert legend(right) == ["train", "validation"]
+    assert [panel.get_title() for panel in (left, middle, right)] == [
+        "test images, each above its reconstruction", "samples: f(z), z ~ N(0, I)", "ELBO",
+    ]  # fmt: skip
     assert all(b - a == pytest.approx(round(b - a)) for a, b in pairwise(right.get_xticks()))

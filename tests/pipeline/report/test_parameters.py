@@ -5,7 +5,7 @@ import torch
 
 from pipeline.config import Model, Params
 from pipeline.model.vae import VAE
-from pipeline.report.parameters import READ_IF, read_parameters
+from pipeline.report.parameters import read_parameters
 
 
 def keys(sections: dict[str, dict[str, object]]) -> set[str]:
@@ -39,7 +39,3 @@ def test_a_key_that_is_left_out_does_not_change_the_model(generator: torch.Gener
         vae = VAE(Model(latent=2, encoder=(), decoder=(), activation=activation, sigma=0.1), 6)
         outputs.append(vae.decoder(vae.encoder(x).mean).mean)
     assert torch.equal(*outputs)
-
-
-def test_the_table_names_keys_that_exist(params: Params) -> None:
-    assert set(READ_IF) <= keys(params.model_dump())

@@ -13,9 +13,9 @@ from pipeline.config import Model, Render
 from pipeline.data.dataset import Dataset
 from pipeline.data.probes import PROBES, examples
 from pipeline.model.vae import VAE
-from pipeline.report import estimate_plots, model_plots, pictures
-from pipeline.report.pictures import PICTURES, Picture, picture
-from pipeline.report.plotting import Figure
+from pipeline.report import estimate_plots, latent_paths, model_plots, pictures
+from pipeline.report.pictures import PICTURES, Picture, drawn, picture
+from pipeline.report.plotting import Figure, NotDrawnError, message
 from pipeline.report.scene import Scene
 from tests.pipeline.report.artists import cell, texts, x_of
 
@@ -35,7 +35,7 @@ def make_scene(dataset: Dataset, latent: int = 3, seed: int = 0) -> Scene:
         "ess": 100 * random.random(IMAGES), "samples": 64.0, "trusted": random.random(IMAGES) < 0.5,
     })  # fmt: skip
     verified = pd.DataFrame({
-        "kind": ["test"] * 5 + ["simulated"] * 5, "label": [0.0, 1, 2, 3, 4] + [np.nan] * 5, "log_px": 20.0,
+        "kind": ["test"] * 5 + ["simulated"] * 5, "label": [*labels[:5], *[np.nan] * 5], "log_px": 20.0,
         "best_elbo": 15.0, "elbo": 5.0,
     })  # fmt: skip
     curves = pd.DataFrame({
@@ -80,8 +80,8 @@ def arguments(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 @pytest.mark.parametrize("name", PICTURES)
 def test_every_picture_is_drawn(name: str, tiny: Dataset) -> None:
     figure = PICTURES[name].draw(make_scene(tiny, latent=2))
-    assert figure is not None
     assert any(panel.has_data() for panel in figure.axes)
+    assert figure.get_supxlabel() == ""  # nothing is left out
 
 
 @pytest.mark.parametrize(("latent", "axes"), [(1, ("z", "class")), (2, ("z₁", "z₂"))])
@@ -92,7 +92,52 @@ def test_the_latent_space_is_drawn_as_it_is_if_it_can_be(latent: int, axes: tupl
 
 @pytest.mark.parametrize("latent", [1, 3])
 def test_the_manifold_needs_two_dimensions(latent: int, tiny: Dataset) -> None:
-    assert pictures.manifold(make_scene(tiny, latent)) is None
+    assert drawn(pictures.manifold, make_scene(tiny, latent)) == (
+        None,
+        f"it needs 2 latent dimensions, and z has {latent}",
+    )
+
+
+@pytest.mark.parametrize(("classes", "first"), [(1, 9), (2, 0), (10, 6), (26, 1)])
+def test_any_classes_can_be_drawn(tiny: Dataset, classes: int, first: int) -> None:
+    scene = make_scene(replace(tiny, test_labels=torch.arange(20) % classes + first))
+    for name in ("interpolations", "latent_space", "gaps", "upside_down", "log_px"):
+        png, reason = drawn(PICTURES[name].draw, scene)
+        assert (bool(png), reason) == (True, "")
+
+
+@pytest.mark.parametrize("latent", [1, 2, 3])
+def test_a_collapsed_encoder_can_be_drawn(tiny: Dataset, latent: int) -> None:
+    scene = make_scene(tiny, latent)
+    for parameter in scene.vae.encoder.parameters():
+        parameter.zero_()
+    for name in ("reconstructions", "interpolations", "traversals", "latent_space"):
+        figure = PICTURES[name].draw(scene)
+        for panel in figure.axes:
+            assert all(np.isfinite(np.asarray(image.get_array())).all() for image in panel.images)
+        assert drawn(PICTURES[name].draw, scene)[0]
+
+
+def test_a_picture_that_fails_is_a_reason(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(scene: Scene) -> Figure:
+        raise IndexError("index 10\n  is out of bounds")
+
+    def empty(scene: Scene) -> Figure:
+        raise NotDrawnError("no images")
+
+    def wrong(scene: Scene) -> Figure:  # fails only when it is saved
+        figure = Figure()
+        figure.text(0, 0, "$\\unknown$")
+        return figure
+
+    assert drawn(broken, scene) == (None, "IndexError: index 10 is out of bounds")
+    assert capsys.readouterr().err == "warning: a picture is left out: broken: IndexError: index 10 is out of bounds\n"
+    assert drawn(empty, scene) == (None, "no images")
+    assert capsys.readouterr().err == ""
+    assert drawn(wrong, scene)[1].startswith("ValueError: ")
+    png, reason = drawn(pictures.samples, scene)
+    assert (png and png[:4], reason) == (b"\x89PNG", "")
+    assert len(drawn(lambda _: message("no $images"), scene)[0] or b"") > 1000
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -106,8 +151,8 @@ def test_a_new_picture_takes_one_function(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(pictures, "PICTURES", {})
 
     @picture("Title", "Caption.")
-    def new(scene: Scene) -> None:
-        return None
+    def new(scene: Scene) -> Figure:
+        return Figure()
 
     assert list(pictures.PICTURES.items()) == [("new", Picture("Title", "Caption.", new))]
 
@@ -128,6 +173,32 @@ def test_all_pictures_show_the_same_samples(scene: Scene) -> None:
     assert torch.equal(scene.prior_samples(8).flatten(0, 1)[:16], scene.prior_samples(4).flatten(0, 1))
 
 
+def test_samples_and_the_manifold_are_decoded_points(tiny: Dataset) -> None:
+    scene = make_scene(tiny, latent=2)
+    z, _ = latent_paths.plane(20)
+    for figure, points in ((pictures.samples(scene), scene.prior_samples(4)), (pictures.manifold(scene), z)):
+        for place in ((0, 0), (1, 3), (3, 1)):
+            expected = scene.vae.decoder(points[place].float()).mean.reshape(6, 5).numpy()
+            assert cell(figure.axes[0], *place, 6, 5) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_overview_is_of_the_same_model(scene: Scene) -> None:
+    left, middle, _ = pictures.overview(scene).axes
+    original, decoded = (cell(left, row, 2, 6, 5) for row in (0, 1))
+    x = torch.from_numpy(original.copy()).float().flatten()
+    expected = scene.vae.decoder(scene.vae.encoder(x).mean).mean.reshape(6, 5).numpy()
+    assert decoded == pytest.approx(expected, abs=1e-6)
+    sample = scene.vae.decoder(scene.prior_samples(8)[2, 5]).mean.reshape(6, 5).numpy()
+    assert cell(middle, 2, 5, 6, 5) == pytest.approx(sample, abs=1e-6)
+
+
+def test_the_latent_space_shows_the_means_of_the_encoder(tiny: Dataset) -> None:
+    scene = make_scene(tiny, latent=2)
+    means = scene.vae.encoder(scene.x).mean.numpy()
+    for label, dots in zip(range(5), pictures.latent_space(scene).axes[0].collections, strict=True):
+        assert np.asarray(dots.get_offsets()) == pytest.approx(means[scene.labels == label])
+
+
 def test_reconstructions_are_decoded_means_of_the_images_shown(scene: Scene, arguments: Callable[..., Any]) -> None:
     originals, decoded, columns = arguments(model_plots, "reconstructions", pictures.reconstructions, scene)
     assert columns == 4
@@ -141,12 +212,15 @@ def test_reconstructions_are_decoded_means_of_the_images_shown(scene: Scene, arg
 def test_interpolations_join_digits_of_different_classes(scene: Scene, arguments: Callable[..., Any]) -> None:
     many = replace(scene, x=torch.rand(60, 30, generator=torch.Generator().manual_seed(0)), labels=np.arange(60) % 2)
     decoded = many.decode(many.means)
-    for paths in arguments(model_plots, "interpolations", pictures.interpolations, many):
+    drawn_paths = arguments(model_plots, "interpolations", pictures.interpolations, many)
+    for paths, interpolate in zip(drawn_paths, (latent_paths.lerp, latent_paths.slerp), strict=True):
         assert paths.shape == (6, 5, 6, 5)
         for path in paths:
             start, end = (np.abs(decoded - image).sum((1, 2)) for image in (path[0], path[-1]))
             assert (start.min(), end.min()) == pytest.approx((0, 0), abs=1e-4)
             assert many.labels[start.argmin()] != many.labels[end.argmin()]
+            ends = many.means[[start.argmin(), end.argmin()]][:, None]
+            np.testing.assert_allclose(path[None], many.decode(interpolate(ends[0], ends[1], 5)), atol=1e-5)
 
 
 def test_traversals_start_with_the_coordinate_of_the_largest_kl(scene: Scene, arguments: Callable[..., Any]) -> None:
@@ -167,6 +241,19 @@ def test_the_least_and_the_most_likely_images_are_in_order(scene: Scene) -> None
             assert cell(panel, 0, column, *scene.shape) == pytest.approx(scene.images(scene.x)[index])
 
 
+@pytest.mark.parametrize("other", [np.nan, np.inf, -np.inf])
+def test_images_that_are_not_finite_are_neither_the_least_nor_the_most_likely(scene: Scene, other: float) -> None:
+    values = scene.table["log_px"].to_numpy().copy()
+    values[[3, 5]] = other
+    order = [index for index in values.argsort() if index not in (3, 5)]
+    figure = pictures.log_px(replace(scene, table=scene.table.assign(log_px=values)))
+    least, most, _ = figure.axes
+    for panel, indices in ((least, order[:14]), (most, order[::-1][:14])):
+        for place, index in enumerate(indices):
+            assert cell(panel, *divmod(place, 7), *scene.shape) == pytest.approx(scene.images(scene.x)[index])
+    assert figure.get_supxlabel() == "not finite, and left out: test images (2)"
+
+
 def test_the_gap_is_that_of_test_images(scene: Scene) -> None:
     panel = pictures.gaps(scene).axes[0]
     assert texts(panel.get_yticklabels()) == ["all", *(f"digit {label}" for label in range(5))]
@@ -176,10 +263,11 @@ def test_the_gap_is_that_of_test_images(scene: Scene) -> None:
 def test_kinds_of_images_without_a_finite_density_are_not_drawn(scene: Scene) -> None:
     probes = scene.probes.assign(log_px=scene.probes["log_px"].where(scene.probes["kind"] != "blank"))
     figure = pictures.densities(replace(scene, probes=probes))
-    assert figure is not None
     titles = [panel.get_title(loc="left").split(" (")[0] for panel in figure.axes[1::2]]
     assert titles == [kind for kind in PROBES if kind != "blank"]
-    assert pictures.densities(replace(scene, probes=probes.assign(log_px=np.nan))) is None
+    assert figure.get_supxlabel() == "not finite, and left out: blank (20)"
+    with pytest.raises(NotDrawnError, match=r"no kind of other images has a finite log p\(x\)"):
+        pictures.densities(replace(scene, probes=probes.assign(log_px=np.nan)))
 
 
 def test_a_density_that_always_prefers_digits_has_an_auroc_of_one(scene: Scene, arguments: Callable[..., Any]) -> None:
@@ -187,6 +275,26 @@ def test_a_density_that_always_prefers_digits_has_an_auroc_of_one(scene: Scene, 
     _, _, auroc, _, ceiling = arguments(estimate_plots, "densities", pictures.densities, replace(scene, probes=probes))
     assert auroc == dict.fromkeys(PROBES, 1.0)
     assert ceiling == pytest.approx(-15 * np.log(2 * np.pi * 0.01))
+
+
+def test_the_auroc_is_the_probability_that_a_digit_is_likelier(scene: Scene) -> None:
+    """Upright 5 and 6 against 1 and 2: 1; and 1.5 for one of them: ¾."""
+    table = scene.table.assign(log_px=[5.0, 6.0] * 10, label=[0, 0, 1, 1, 2] * 4)
+    probes = scene.probes.assign(log_px=[1.0, 2.0] * 50, label=[0, 0, 1, 1, 2] * 20)
+    figure = pictures.densities(replace(scene, table=table, probes=probes))
+    assert {panel.get_title(loc="left").rpartition(": ")[2] for panel in figure.axes[1::2]} == {"AUROC 1.000"}
+    some = table.assign(log_px=table["log_px"].where(table["label"] != 1, [1.5, 6.0] * 10))
+    panel = pictures.upside_down(replace(scene, table=some, probes=probes)).axes[0]
+    assert texts(panel.texts) == ["1.00", "0.75", "1.00"]
+
+
+def test_images_upside_down_that_are_not_finite_are_counted(scene: Scene) -> None:
+    table = scene.table.assign(log_px=scene.table["log_px"].where(scene.table["label"] > 1))
+    figure = pictures.upside_down(replace(scene, table=table))
+    assert list(figure.axes[0].get_xticks()) == [2, 3, 4]
+    assert figure.get_supxlabel() == "not finite, and left out: test digits (8)"
+    with pytest.raises(NotDrawnError, match="no class"):
+        pictures.upside_down(replace(scene, table=table.assign(log_px=np.nan)))
 
 
 def test_classes_are_compared_upside_down_if_both_ways_are_measured(scene: Scene) -> None:

@@ -1,7 +1,6 @@
 """A small project with an MLflow store."""
 
 import shutil
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an empty store: creating it takes seconds."""
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
+        patch.chdir(folder)
         Store()
     return folder
 
@@ -25,10 +24,6 @@ def project(_empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """A project with a store and no results, as a stage sees it that DVC has started."""
     folder = tmp_path / "project"
     shutil.copytree(_empty_store, folder)
-    with sqlite3.connect(folder / "mlruns/mlflow.db") as store:
-        store.execute("update experiments set artifact_location = ?", (f"file://{folder}/mlruns/artifacts",))
-    store.close()
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("DVC_ROOT", str(folder))
     monkeypatch.setenv("DVC_STAGE", "some")
     return Project(folder)

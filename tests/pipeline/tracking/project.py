@@ -138,8 +138,13 @@ class Project:
         cached.write_bytes(content)
         return digest
 
-    def save_experiment(self, name: str, code: str | None) -> str:
-        """Commit the folder as an experiment of DVC with this code, None for code of an older layout; the revision."""
+    def save_experiment(self, name: str, code: str | None, top: Path | None = None) -> str:
+        """Commit the folder as an experiment of DVC; return the revision.
+
+        Args:
+            code: content of a file of the code; None for code of an older layout.
+            top: the root of the git repository, if it is not this folder.
+        """
         files = {"logpx/code.py": code, "pipeline/tracking/pyfunc_model.py": "", "stages/code.py": ""}
         shutil.rmtree(self.folder / "pipeline", ignore_errors=True)
         for path, text in files.items():
@@ -147,8 +152,8 @@ class Project:
         if code is None:
             shutil.rmtree(self.folder / "pipeline")
         shutil.copy(ROOT / "requirements.lock", self.folder)
-        if not (self.folder / ".git").exists():
-            sh(self.folder, "git", "init", "-q")
+        if not (self.folder / ".dvc/config").exists():
+            sh(self.folder, "git", "init", "-q", str(top or self.folder))
             sh(self.folder, "git", "config", "user.name", "nobody")
             sh(self.folder, "git", "config", "user.email", "nobody@example.org")
             write_text(self.folder / ".dvc/config", "")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.provenance import is_dead, process_tags, workspace_tags
+from pipeline.tracking.provenance import experiments, is_dead, process_tags, workspace_tags
 from tools.clones import sh
 
 
@@ -49,3 +49,32 @@ def test_edited_code_is_dirty_and_edited_documents_are_not(tmp_path: Path, monke
     monkeypatch.setenv("DVC_EXP_NAME", "humble-fish")
     name, tags = workspace_tags()
     assert (name, tags["dvc.experiment"], tags["git.dirty"]) == ("humble-fish", "humble-fish", "true")
+
+
+def test_an_experiment_of_another_dvc_project_that_runs_this_one_in_a_stage_names_nothing_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_EXP_NAME", "of-the-other")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "a" * 40)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path.parent))
+    assert workspace_tags() == ("workspace", {})
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert workspace_tags()[0] == "of-the-other"
+
+
+def test_experiments_of_another_project_in_the_same_git_repository_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sh(tmp_path, "git", "init", "-q")
+    author = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+    sh(tmp_path, "git", *author, "commit", "-q", "--allow-empty", "-m", "baseline")
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dvc.lock").write_text("a\n", encoding="utf-8")
+        sh(tmp_path, "git", "add", ".")
+        sh(tmp_path, "git", *author, "commit", "-q", "-m", name)
+        sh(tmp_path, "git", "update-ref", f"refs/exps/ab/{'c' * 38}/{name}", "HEAD")
+    for folder, names in (("mine", ["mine"]), ("theirs", ["theirs"]), (".", ["mine", "theirs"])):
+        monkeypatch.chdir(tmp_path / folder)
+        assert [name for name, _ in experiments()] == names

@@ -1,12 +1,13 @@
 """One run for each training, a child for each further measurement, and nothing changes the second time."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.storage.files import write_text
-from pipeline.tracking.__main__ import sync
+from pipeline.storage.files import write_json, write_text
+from pipeline.tracking.__main__ import main, sync
 from pipeline.tracking.mlflow_store import Store
 from pipeline.tracking.publish import publish
 from pipeline.tracking.results import of_workspace
@@ -174,9 +175,80 @@ def test_sync_publishes_each_experiment_with_its_code_and_skips_one_that_cannot_
     assert capsys.readouterr().out.endswith("the workspace and 3 of DVC's experiments are published; 0 changes\n")
 
 
+def test_sync_in_a_subfolder_of_a_git_repository_finds_its_experiments(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.restore(5.0)
+    project.save_experiment("flat", code="CODE = 1", top=project.folder.parent)
+    sync()
+    assert "the workspace and 1 of DVC's experiments are published" in capsys.readouterr().out
+    [run] = runs(project)
+    assert (run.info.run_name, run.data.metrics["test.log_px"]) == ("flat", 5.0)
+    assert client(project).list_artifacts(run.info.run_id, "figures")
+
+
 def test_sync_names_a_store_that_cannot_be_used(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.restore(5.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(UserError, match=r"MLflow at http://127.0.0.1:9 cannot be used"):
+    monkeypatch.setattr("sys.argv", ["tracking", "sync"])
+    with pytest.raises(UserError, match=r"MLflow at http://127.0.0.1:9 cannot be used: .*; start it, or set"):
+        main()
+
+
+def test_sync_says_what_it_published_when_the_workspace_cannot_be_read(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.restore(5.0)
+    project.save_experiment("first", code="FIRST = 1")
+    (project.folder / "dvc.lock").unlink()
+    with pytest.raises(UserError, match=r"dvc.lock is missing"):
         sync()
+    assert re.search(r": 1 of DVC's experiments are published; \d+ changes\n$", capsys.readouterr().out)
+    assert [run.info.run_name for run in runs(project)] == ["first"]
+
+
+def test_what_the_store_refuses_is_reported_and_the_rest_is_published(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow takes no `<` in a metric's name."""
+    project.restore(5.0)
+    write_json(project.arguments("verify").metrics, {"verify": {"k<0.7": 1.0}})
+    for stage in ("verify", "render", "report"):
+        project.commit(stage)
+    project.save_experiment("refused", code="FIRST = 1")
+    project.restore(6.0, seed=1)
+    project.save_experiment("taken", code="SECOND = 2")
+    for end in ("", "; 0 changes\n"):
+        with pytest.raises(
+            UserError, match=r"MLflow refuses some results:\nrefused: MLflow at .* refuses this: .*k<0.7"
+        ):
+            sync()
+        assert "the workspace and 1 of DVC's experiments are published; " in (summary := capsys.readouterr().out)
+        assert summary.endswith(end)
+        refused, taken = runs(project)
+        assert (refused.info.run_name, refused.info.status) == ("refused", "FAILED")
+        assert (taken.info.status, taken.data.metrics["verify.difference"]) == ("FINISHED", 6.0)
+
+
+def test_a_run_that_was_deleted_is_made_again(project: Project) -> None:
+    """The experiment still exists in DVC. A run that is restored in MLflow is used again."""
+    project.train()
+    project.evaluate(5.0)
+    [deleted] = runs(project)
+    client(project).delete_run(deleted.info.run_id)
+    project.evaluate(5.0)
+    [run] = runs(project)
+    assert (run.info.status, steps(project, run), run.data.metrics["test.log_px"]) == ("FINISHED", [1, 2], 5.0)
+    assert changes() == 0
+
+
+def test_a_logged_model_that_was_deleted_stays_deleted(project: Project) -> None:
+    project.train()
+    [run] = runs(project)
+    assert run.outputs is not None
+    client(project).delete_logged_model(run.outputs.model_outputs[0].model_id)
+    project.evaluate(5.0, *AFTER_TRAINING[1:])
+    [run] = runs(project)
+    assert (run.info.status, run.data.metrics["test.log_px"]) == ("FINISHED", 5.0)
+    assert changes() == 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -11,13 +12,30 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
+    INTERNAL_ERROR,
+    PERMISSION_DENIED,
+    REQUEST_LIMIT_EXCEEDED,
+    RESOURCE_DOES_NOT_EXIST,
+)
 
 from pipeline.errors import UserError
-from pipeline.tracking.mlflow_store import ENVIRONMENT, Store
+from pipeline.process.exit import run_cli
+from pipeline.tracking.__main__ import main
+from pipeline.tracking.mlflow_store import ENVIRONMENT, Store, explain, is_refusal
 from pipeline.tracking.publish import publish
 from pipeline.tracking.results import of_workspace
 from tests.pipeline.tracking.project import Project, client, runs, steps
 from tests.support import ROOT
+
+
+def response(status: int) -> requests.Response:
+    found = requests.Response()
+    found.status_code = status
+    return found
 
 
 def test_all_stages_of_one_model_share_a_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,9 +144,8 @@ def test_a_refused_port_costs_one_warning_in_each_stage_and_sync_publishes_each_
     project.evaluate(5.0)
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2, warnings
-    assert all(
-        line.startswith("warning: this stage logs nothing more to MLflow at http://127.0.0.1:9: ") for line in warnings
-    )
+    start = "warning: this stage logs nothing more: MLflow at http://127.0.0.1:9 cannot be used: "
+    assert all(line.startswith(start) for line in warnings)
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     publish(Store(), of_workspace())
@@ -158,6 +175,24 @@ def test_required_refuses_before_the_work_and_off_does_not_load_mlflow(
         "assert 'mlflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+
+
+@pytest.mark.parametrize("address", ["http://me:secret@127.0.0.1:9", "postgresql://me:secret@127.0.0.1:9/runs"])
+def test_no_message_shows_a_password(
+    project: Project, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_port(monkeypatch, 9)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    project.train()
+    with pytest.raises(UserError) as error:
+        project.run("train", "required")
+    printed = [str(error.value), capsys.readouterr().err]
+    for action in ("ui", "sync"):
+        monkeypatch.setattr("sys.argv", ["tracking", action])
+        run_cli(main, printed.append)
+        printed.append(capsys.readouterr().out)
+    assert "secret" not in "".join(printed)
+    assert sum(address.replace("me:secret", "***") in text for text in printed) >= 3
 
 
 @contextlib.contextmanager
@@ -201,6 +236,99 @@ def test_a_run_that_was_cut_off_with_other_epochs_stays_as_it_is(project: Projec
     project.restore(5.0)
     publish(Store(), of_workspace())
     assert [(run.info.status, steps(project, run)) for run in runs(project)] == [("FAILED", [1]), ("FINISHED", [1, 2])]
+
+
+def test_a_run_that_is_deleted_while_it_trains_costs_one_warning_and_is_logged_to_another(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with project.run("train") as run:
+        run.log_epoch(project.epoch(1))
+        [deleted] = runs(project)
+        client(project).delete_run(deleted.info.run_id)
+        for number in (2, 3):
+            run.log_epoch(project.epoch(number))
+        project.write_training(epochs=3)
+    project.commit("train")
+    [warning] = capsys.readouterr().err.splitlines()
+    assert "logged when it ends, in another run: MLflow at sqlite:" in warning
+    assert "Current state is deleted; restore it there, or" in warning
+    [other] = runs(project)
+    assert (other.info.status, steps(project, other)) == ("FINISHED", [1, 2, 3])
+    project.evaluate(5.0)
+    [run] = runs(project)
+    assert (run.info.run_id, run.data.metrics["test.log_px"]) == (other.info.run_id, 5.0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_that_is_deleted_after_its_last_epoch_costs_nothing(
+    project: Project, fails: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(ValueError), project.run("train") as run:
+        run.log_epoch(project.epoch(1))
+        client(project).delete_run(runs(project)[0].info.run_id)
+        project.write_training(epochs=1)
+        if fails:
+            raise ValueError
+    assert capsys.readouterr().err == ""
+    assert [run.info.status for run in runs(project)] == ([] if fails else ["FINISHED"])
+
+
+def test_a_deleted_experiment_is_named_with_the_way_out(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client(project).delete_experiment("1")
+    project.train()
+    message = (
+        "the experiment measured-vae was deleted in MLflow; set MLFLOW_EXPERIMENT_NAME to another name, or restore it: "
+        f"MLFLOW_TRACKING_URI=sqlite:///{project.folder}/mlruns/mlflow.db mlflow experiments restore --experiment-id 1"
+    )
+    [warning] = capsys.readouterr().err.splitlines()
+    assert message in warning
+    with pytest.raises(UserError) as error:
+        project.run("train", "required")
+    assert str(error.value) == f"tracking.mode = required, but {message}; or use tracking.mode = best_effort"
+
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    project.evaluate(5.0)
+    assert client(project).search_runs(["2"])[0].data.metrics["test.log_px"] == 5.0
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    client(project).restore_experiment("1")
+    project.evaluate(5.0)
+    assert [run.data.metrics["test.log_px"] for run in runs(project)] == [5.0]
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (MlflowException("no such run", RESOURCE_DOES_NOT_EXIST), True),
+        (MlflowException("not for you", PERMISSION_DENIED), True),
+        (MlflowException("wait", REQUEST_LIMIT_EXCEEDED), False),
+        (MlflowException("refused connection", INTERNAL_ERROR), False),
+        (MlflowException("a damaged database", BAD_REQUEST), False),
+        (requests.HTTPError("a file that is too large", response=response(413)), True),
+        (requests.HTTPError("down", response=response(503)), False),
+        (requests.ConnectionError("down"), False),
+        (OSError("a full disk"), False),
+    ],
+)
+def test_a_refusal_is_not_an_outage(error: Exception, refused: bool) -> None:
+    assert is_refusal(error) == refused
+    way = "MLflow at sqlite:.* refuses this: .*; correct that" if refused else "MLflow at sqlite:.* cannot be used: "
+    assert re.match(way, explain(error))
+
+
+def test_an_experiment_that_is_deleted_while_it_trains_is_refused_and_not_down(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with project.run("train") as run:
+        client(project).delete_experiment("1")
+        run.log_epoch(project.epoch(1))
+        project.write_training(epochs=1)
+    first, second = capsys.readouterr().err.splitlines()
+    assert "another run" in first
+    assert "logs nothing more: MLflow at sqlite:" in second
+    assert "set MLFLOW_EXPERIMENT_NAME to another name" in second
+    assert "start it" not in first + second
 
 
 @pytest.mark.slow

@@ -132,7 +132,7 @@ def test_a_required_server_gets_runs_and_files_and_changes_no_output(server: Ser
         sh(clone, "dvc", "repro", "train", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert not (clone / MODEL).exists()
 
-    sh(clone, "dvc", "repro", "evaluate", MLFLOW_TRACKING_URI=server.uri)
+    sh(clone, "dvc", "repro", "evaluate", MLFLOW_TRACKING_URI=server.uri.replace("://", "://me:xyzzy@"))
     names = (MODEL, "reports/metrics/history.csv", "reports/metrics/evaluate.json", "reports/images.parquet")
     outputs = [(clone / name).read_bytes() for name in names]
     [(status, experiment)] = server.select("select status, e.name from runs join experiments e using (experiment_id)")
@@ -140,6 +140,8 @@ def test_a_required_server_gets_runs_and_files_and_changes_no_output(server: Ser
     assert server.select("select count(*) from metrics where key = 'test.log_px'") == [(1,)]
     assert list((server.folder / "artifacts").rglob("vae.safetensors"))
     assert not (clone / "mlruns/mlflow.db").exists()
+    stored = [path for path in (server.folder / "artifacts").rglob("*") if path.is_file()]
+    assert not [path for path in (*stored, server.folder / "mlflow.db") if b"xyzzy" in path.read_bytes()]
 
     track(clone, "off")
     sh(clone, "dvc", "repro", "--force", "evaluate")

@@ -17,7 +17,9 @@ from pipeline.process import lifecycle
 from pipeline.process.distributed import Group, State
 from pipeline.process.recovery import UnfinishedWork
 from pipeline.training.fit import fit
+from pipeline.training.schedule import learning_rate_factor
 from pipeline.training.split import split
+from pipeline.training.step import Step
 from pipeline.training.trainer import Epoch, NotFiniteError, Trainer
 
 # Six epochs of three steps.
@@ -55,7 +57,6 @@ def weights(vae: VAE) -> Tensor:
 def test_the_elbo_rises(tiny: Dataset) -> None:
     _, epochs = run(tiny, epochs=30)
     assert epochs[-1].validation_elbo > epochs[0].validation_elbo + 10
-    assert all(math.isclose(e.train_elbo, e.train_reconstruction - e.train_kl, rel_tol=1e-4) for e in epochs)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -101,13 +102,28 @@ def test_held_out_images_do_not_change_the_weights(tiny: Dataset) -> None:
     assert torch.equal(weights(reference), weights(other))
 
 
-def test_the_gradient_is_clipped(tiny: Dataset) -> None:
-    loose, epochs = run(tiny, epochs=1, optimizer="adam")
-    assert epochs[0].gradient_norm > 1
-    tight, _ = run(tiny, epochs=1, optimizer="adam", clip_norm=1e-12)
-    torch.manual_seed(0)
-    start = weights(VAE(MODEL, tiny.pixels))
-    assert (weights(tight) - start).norm() < 0.1 * (weights(loose) - start).norm()
+def test_every_epoch_is_validated_with_the_same_noise(tiny: Dataset) -> None:
+    _, epochs = run(tiny, learning_rate=1e-30)
+    assert len(epochs) == 6
+    assert len({(epoch.validation_reconstruction, epoch.validation_kl) for epoch in epochs}) == 1
+    assert len({epoch.train_reconstruction for epoch in epochs}) == 6  # training draws new noise
+    assert [epoch.best for epoch in epochs] == [True] + 5 * [False]
+
+
+def test_each_step_receives_its_learning_rate(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = Step.__call__
+
+    def recorded(self: Step, batch: Tensor, learning_rate: float, row: int) -> None:
+        rates.append(learning_rate)
+        step(self, batch, learning_rate, row)
+
+    monkeypatch.setattr(Step, "__call__", recorded)
+    _, epochs = run(tiny)
+    scheduled = [0.01 * learning_rate_factor(i, 18, 0.1, 0.1) for i in range(19)]
+    assert rates[0] == pytest.approx(0.01 / 2.8)
+    assert rates == scheduled[:18]
+    assert [epoch.learning_rate for epoch in epochs] == scheduled[3::3]
 
 
 def test_a_non_finite_elbo_stops_the_training_with_advice(tiny: Dataset) -> None:
@@ -123,8 +139,9 @@ def test_if_sigma_is_too_small_for_float32_the_message_names_the_term(tiny: Data
 def test_rollbacks_end_non_finite_steps(tiny: Dataset) -> None:
     with pytest.raises(NotFiniteError):
         run(tiny, **EXPLODING)
-    with pytest.raises(NotFiniteError, match="after 1 rollback:"):
-        run(tiny, rollbacks=1, **HOPELESS)
+    for rollbacks, message in ((1, "after 1 rollback:"), (2, "after 2 rollbacks:")):
+        with pytest.raises(NotFiniteError, match=message):
+            run(tiny, rollbacks=rollbacks, **HOPELESS)
     vae, epochs = run(tiny, rollbacks=9, **EXPLODING)
     assert weights(vae).isfinite().all()
     rates = [epoch.learning_rate for epoch in epochs]
@@ -137,7 +154,7 @@ def test_results_do_not_depend_on_how_often_steps_are_checked(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     vae, epochs = run(tiny, batch_size=4, **changes)
-    for steps in (2, 5):
+    for steps in (1, 2, 5):
         monkeypatch.setattr("pipeline.training.step.CHECK_EVERY", steps)
         monkeypatch.setattr("pipeline.training.trainer.CHECK_EVERY", steps)
         other, again = run(tiny, batch_size=4, **changes)

@@ -2,14 +2,20 @@
 
 import math
 
+import pytest
+
 from pipeline.training.schedule import learning_rate_factor
 
 
-def test_the_learning_rate_rises_then_falls_to_its_final_value() -> None:
-    factors = [learning_rate_factor(step, 1000, warmup=0.1, final=0.05) for step in range(1001)]
-    assert factors[0] < 0.02
-    assert max(factors) == factors[100] == 1
-    assert factors[:101] == sorted(factors[:101])
-    assert factors[100:] == sorted(factors[100:], reverse=True)
-    assert math.isclose(factors[1000], 0.05)
-    assert learning_rate_factor(0, 10, warmup=0.0, final=1.0) == 1
+@pytest.mark.parametrize(
+    ("warmup", "final", "factors"),
+    [
+        (0.5, 0.2, [1 / 3, 2 / 3, 1, 0.6, 0.2]),  # half way of the cosine is the middle of 1 and 0.2
+        (0.0, 0.0, [1, (2 + math.sqrt(2)) / 4, 0.5, (2 - math.sqrt(2)) / 4, 0]),
+        (0.0, 1.0, [1, 1, 1, 1, 1]),
+        (1.0, 0.2, [1 / 5, 2 / 5, 3 / 5, 4 / 5, 1]),
+        (0.9, 0.0, [1 / 4.6, 2 / 4.6, 3 / 4.6, 4 / 4.6, 0.5 * (1 + math.cos(0.4 * math.pi))]),
+    ],
+)
+def test_the_factors_of_four_steps_and_of_the_end(warmup: float, final: float, factors: list[float]) -> None:
+    assert [learning_rate_factor(step, 4, warmup, final) for step in range(5)] == pytest.approx(factors)

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from pipeline.config import Model, Train
 from pipeline.data.dataset import Dataset
+from pipeline.data.dequantise import dequantise
+from pipeline.model.objectives import elbo
 from pipeline.model.vae import VAE
 from pipeline.process.distributed import SINGLE
 from pipeline.training.cuda_graph import GraphedFunction
@@ -34,8 +36,10 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_a_new_step_has_changed_nothing(tiny: Dataset) -> None:
+@pytest.mark.parametrize("check_every", [1, 64])
+def test_a_new_step_has_changed_nothing(tiny: Dataset, monkeypatch: pytest.MonkeyPatch, check_every: int) -> None:
     """Although it has created the optimiser's moments by a skipped step."""
+    monkeypatch.setattr("pipeline.training.step.CHECK_EVERY", check_every)
     step = make_step(tiny)
     torch.manual_seed(0)
     fresh = VAE(MODEL, tiny.pixels)
@@ -69,6 +73,43 @@ def test_a_non_finite_step_and_all_after_it_are_skipped_until_clear(tiny: Datase
     step(batch, 0.01, 3)
     after = weights_and_moments(step)
     assert not any(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_every_image_weighs_the_same_whatever_the_batch_size(tiny: Dataset) -> None:
+    """The last batch of an epoch may have fewer images than `train.batch_size`."""
+    steps = [make_step(tiny, SETTINGS.model_copy(update={"batch_size": size})) for size in (10, 20)]
+    for step in steps:
+        step(torch.arange(10), 0.01, 0)
+    assert equal(steps[0].state(), steps[1].state())
+
+
+def test_the_gradient_is_that_of_the_mean_elbo_and_the_metrics_are_sums(tiny: Dataset) -> None:
+    step, images = make_step(tiny), tiny.train_images.flatten(1)[:10]
+    generator = torch.Generator().manual_seed(0)
+    x = dequantise(images, tiny.levels, generator)
+    terms = elbo(step.vae, x, torch.randn(1, 10, 2, generator=generator))
+    parameters = list(step.vae.parameters())
+    gradients = torch.autograd.grad(-terms.value.mean(), parameters)
+    step(torch.arange(10), 0.01, 5)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    expected = torch.zeros_like(step.metrics)
+    expected[5] = torch.stack([terms.reconstruction.sum(), terms.kl.sum(), norm]).detach()
+    torch.testing.assert_close(step.metrics, expected)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_step_is_that_of_the_optimiser_with_weight_decay(tiny: Dataset, optimizer: str) -> None:
+    step = make_step(tiny, SETTINGS.model_copy(update={"optimizer": optimizer, "weight_decay": 3.0, "clip_norm": 1e9}))
+    weights = [parameter.detach().clone().requires_grad_() for parameter in step.vae.parameters()]
+    step(torch.arange(10), 0.01, 0)
+    for weight, parameter in zip(weights, step.vae.parameters(), strict=True):
+        weight.grad = parameter.grad
+    reference = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+    reference(weights, lr=0.01, weight_decay=3.0).step()
+    for weight, parameter in zip(weights, step.vae.parameters(), strict=True):
+        torch.testing.assert_close(parameter, weight)
 
 
 def test_a_gradient_longer_than_the_clip_norm_is_scaled_down_to_it(tiny: Dataset) -> None:

@@ -1,0 +1,70 @@
+"""What is measured of the test images, on the linear model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from logpx import importance
+from logpx.prior_monte_carlo import prior_monte_carlo
+from pipeline.config import Params
+from pipeline.evaluation.elbo import elbos
+from pipeline.evaluation.settings import estimator
+from pipeline.evaluation.test_images import Columns, measure
+from pipeline.process.distributed import SINGLE
+from pipeline.process.recovery import UnfinishedWork
+from tests.support import Linear
+
+CHANGES = {
+    "samples": 64, "budget": 256, "comparison": 4, "elbo_samples": 8, "prior_samples": 200, "chunk": 1024,
+}  # fmt: skip
+
+
+def test_every_column_is_that_of_its_estimator(
+    params: Params, linear: Linear, generator: torch.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae, x = linear.vae(scale=1.5), linear.sample(20, generator)
+    evaluate = params.evaluate.model_copy(update=CHANGES)
+    settings = estimator(evaluate, vae)
+    used: list[importance.Settings] = []
+    estimate = importance.estimate
+    monkeypatch.setattr(importance, "estimate", lambda block: used.append(block.settings) or estimate(block))
+    columns = measure(vae, x, evaluate, settings, UnfinishedWork(tmp_path, 1e9), SINGLE)
+
+    main = importance.log_px(vae, x, settings)
+    elbo = elbos(vae, x, samples=8, seed=settings.seed, chunk=settings.chunk)
+    prior = prior_monte_carlo(vae, x, samples=200, seed=settings.seed, chunk=settings.chunk)
+    diagnosis = main.diagnosis
+    expected: Columns = {
+        "elbo": elbo.value, "reconstruction": elbo.reconstruction, "kl": elbo.kl, "log_px": diagnosis.log_px,
+        "log_px_se": diagnosis.standard_error, "ess": diagnosis.ess, "khat": diagnosis.khat,
+        "samples": diagnosis.samples, "trusted": diagnosis.trusted, "converged": main.converged,
+        "evaluations": main.evaluations, "prior_log_px": prior.log_px, "prior_ess": prior.ess,
+    }  # fmt: skip
+    for name, values in expected.items():
+        torch.testing.assert_close(columns[name], values, rtol=0, atol=1e-9, msg=name)
+
+    # The encoder as proposal, on the first images, with about as many decoder evaluations.
+    equal = round(float(main.evaluations.mean()) / 1.5)
+    first = next(found for found in used if found.proposal == "encoder")
+    assert first == replace(settings, samples=equal, budget=equal, proposal="encoder")
+    assert equal + importance.pilot_samples(equal) == pytest.approx(float(main.evaluations.mean()), abs=2)
+    usual = importance.log_px(vae, x[:4], replace(settings, samples=equal, budget=equal, proposal="encoder")).diagnosis
+    for name, values in (("encoder_log_px", usual.log_px), ("encoder_ess", usual.ess)):
+        torch.testing.assert_close(columns[name][:4], values, rtol=0, atol=1e-9)
+        assert columns[name][4:].isnan().all()
+        assert len(columns[name]) == 20
+
+
+def test_finished_parts_are_not_measured_again(
+    params: Params, linear: Linear, generator: torch.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae, x = linear.vae(scale=1.5), linear.sample(20, generator)
+    evaluate = params.evaluate.model_copy(update=CHANGES | {"chunk": 128})  # several blocks
+    settings, work = estimator(evaluate, vae), UnfinishedWork(tmp_path, 1e9)
+    columns = measure(vae, x, evaluate, settings, work, SINGLE)
+    monkeypatch.setattr(importance, "estimate", None)  # calling it would be an error
+    again = measure(vae, x, evaluate, settings, work, SINGLE)
+    for name, values in columns.items():
+        torch.testing.assert_close(again[name], values, equal_nan=True)

@@ -1,0 +1,165 @@
+"""What a trainer does between steps: batches, records, validation, and its state after an error."""
+
+import copy
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from threading import Barrier
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.config import Model, Train
+from pipeline.data.dataset import Dataset
+from pipeline.data.dequantise import dequantise
+from pipeline.model.objectives import elbo
+from pipeline.model.vae import VAE
+from pipeline.process.distributed import Group
+from pipeline.training.split import split
+from pipeline.training.trainer import Epoch, NotFiniteError, Trainer
+
+MODEL = Model(latent=2, encoder=(16,), decoder=(16,), activation="silu", sigma=0.2)
+# Of the sixty images of `tiny`, 48 are trained on in batches of 20, 20 and 8, and 12 are held out.
+SETTINGS = Train(
+    epochs=3, batch_size=20, optimizer="adam", learning_rate=0.01, warmup=0.1, final_learning_rate=0.1,
+    weight_decay=0.0, clip_norm=100.0, validation=0.2, precision="float32", rollbacks=0, seed=3,
+)  # fmt: skip
+
+
+@pytest.fixture
+def trainer(tiny: Dataset) -> Trainer:
+    torch.manual_seed(0)
+    return Trainer(VAE(MODEL, tiny.pixels), tiny.train_images.flatten(1), tiny.levels, SETTINGS)
+
+
+def run_epoch(trainer: Trainer) -> tuple[Epoch, list[Tensor], Tensor]:
+    """An epoch's record, batches, and the metrics of its steps."""
+    batches: list[Tensor] = []
+    step = trainer.gradient_step
+
+    def recorded(batch: Tensor, learning_rate: float, row: int) -> None:
+        batches.append(batch)
+        step(batch, learning_rate, row)
+
+    trainer.gradient_step = recorded  # pyright: ignore[reportAttributeAccessIssue]
+    while not trainer.epoch_complete:
+        trainer.step()
+    trainer.gradient_step = step
+    metrics = step.metrics[: len(batches)].double()
+    trainer.check()
+    return trainer.end_epoch(), batches, metrics
+
+
+def test_an_epoch_has_every_training_image_once_in_a_new_order(trainer: Trainer) -> None:
+    orders = []
+    for _ in range(2):
+        _, batches, _ = run_epoch(trainer)
+        assert [len(batch) for batch in batches] == [20, 20, 8]
+        orders.append(torch.cat(batches).tolist())
+    train, _ = split(60, 0.2, seed=3)
+    assert sorted(orders[0]) == sorted(orders[1]) == train.tolist()
+    assert len({tuple(train.tolist()), *map(tuple, orders)}) == 3
+
+
+def test_a_record_has_means_over_images_and_over_steps(trainer: Trainer) -> None:
+    for epoch in (1, 2):
+        record, _, metrics = run_epoch(trainer)
+        reconstruction, kl, norm = metrics.sum(0).tolist()
+        assert record.epoch == epoch
+        assert record.train_reconstruction == pytest.approx(reconstruction / 48)
+        assert record.train_kl == pytest.approx(kl / 48)
+        assert record.train_elbo == pytest.approx((reconstruction - kl) / 48)
+        assert record.gradient_norm == pytest.approx(norm / 3)
+
+
+def test_validation_is_the_mean_over_the_held_out_images_whatever_the_batch_size(tiny: Dataset) -> None:
+    torch.manual_seed(0)
+    vae = VAE(MODEL, tiny.pixels)
+    generator = torch.Generator().manual_seed(3)
+    held_out = tiny.train_images.flatten(1)[split(60, 0.2, seed=3)[1]]
+    x = dequantise(held_out, tiny.levels, generator)
+    with torch.no_grad():
+        expected = elbo(vae, x, torch.randn(1, 12, 2, generator=generator))
+    for batch_size in (5, 20):
+        settings = SETTINGS.model_copy(update={"batch_size": batch_size})
+        record = Trainer(vae, tiny.train_images.flatten(1), tiny.levels, settings).end_epoch()
+        assert record.validation_reconstruction == pytest.approx(float(expected.reconstruction.mean()))
+        assert record.validation_kl == pytest.approx(float(expected.kl.mean()))
+        assert record.validation_elbo == pytest.approx(float(expected.value.mean()))
+
+
+def test_a_step_that_raises_an_error_leaves_the_state_as_before(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer.step()
+    before, numbers = trainer.state()
+    before = {name: value.clone() for name, value in before.items()}
+
+    def fail(*_: object) -> None:
+        torch.rand(1, generator=trainer.generator)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer.gradient_step, "_update", fail)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.step()
+    after, after_numbers = trainer.state()
+    assert after_numbers == numbers
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize(("steps", "row", "column", "message"), [
+    (2, 1, 0, "epoch 1, step 2 of 3: the reconstruction term of the ELBO is nan; try a larger model.sigma, a smaller"),
+    (3, 0, 1, "epoch 1, step 3 of 3: the KL is nan; try a smaller"),
+    (3, 0, 2, "epoch 1, step 3 of 3: the norm of the gradient is nan; try a smaller"),
+])  # fmt: skip
+def test_a_metric_that_is_not_finite_is_reported_with_its_step(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, steps: int, row: int, column: int, message: str
+) -> None:
+    monkeypatch.setattr("pipeline.training.trainer.CHECK_EVERY", 2)
+    for _ in range(steps):
+        trainer.check()
+        trainer.step()
+    trainer.gradient_step.metrics[row, column] = torch.nan
+    with pytest.raises(NotFiniteError, match="^" + re.escape(message)):
+        trainer.check()
+
+
+def test_a_validation_that_is_not_finite_is_reported(trainer: Trainer) -> None:
+    trainer.held_out[0, 0] = torch.inf
+    with pytest.raises(NotFiniteError, match="epoch 1, validation: the reconstruction term of the ELBO is "):
+        trainer.end_epoch()
+
+
+class Threads(Group):
+    """Two threads of this process that train together."""
+
+    barrier: ClassVar[Barrier] = Barrier(2)
+    messages: ClassVar[dict[int, Tensor]] = {}
+
+    def all_reduce_sum_(self, values: Tensor) -> None:
+        self.messages[self.rank] = values.clone()
+        self.barrier.wait(60)
+        with torch.inference_mode():  # the sums of a validation are inference tensors
+            values.copy_(self.messages[0] + self.messages[1])
+        self.barrier.wait(60)
+
+
+def test_two_processes_take_the_steps_of_one(tiny: Dataset) -> None:
+    torch.manual_seed(0)
+    vae = VAE(MODEL, tiny.pixels)
+
+    def train(group: Group) -> tuple[Epoch, VAE]:
+        own = copy.deepcopy(vae)
+        trainer = Trainer(own, tiny.train_images.flatten(1), tiny.levels, SETTINGS, group)
+        for _ in range(3):
+            trainer.step()
+        trainer.check()
+        return trainer.end_epoch(), own
+
+    single, trained = train(Group(0, 1))
+    with ThreadPoolExecutor(2) as pool:
+        for record, together in pool.map(train, [Threads(0, 2), Threads(1, 2)]):
+            assert asdict(record) == pytest.approx(asdict(single), rel=1e-4)
+            torch.testing.assert_close(together.state_dict(), trained.state_dict(), rtol=1e-3, atol=1e-5)
