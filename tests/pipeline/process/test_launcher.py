@@ -203,7 +203,7 @@ def test_an_error_of_one_process_is_reported_once(digits: Params, action: str, c
 @pytest.mark.slow
 def test_an_error_of_all_processes_is_reported_once(digits: Params) -> None:
     digits(runtime__processes=2, model__sigma=1e-30)
-    _, errors = run("train", 1)
+    _, errors = run("train", 3)
     assert errors.startswith("error: epoch 1, step 1 of")
     assert errors.count("\n") == 1
 
