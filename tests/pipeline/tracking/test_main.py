@@ -48,7 +48,7 @@ def test_a_port_that_is_taken_or_none_is_one_message(
 
 def test_make_passes_the_port_on() -> None:
     for words, options in ((["PORT=5001"], ' --port "5001"'), ([], "")):
-        command = ["make", "--dry-run", "--old-file=.venv/.ready", "ui", *words]
+        command = ["make", "--no-print-directory", "--dry-run", "--old-file=.venv/.ready", "ui", *words]
         environment = {name: value for name, value in os.environ.items() if name != "PORT"}
         found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         assert found.stdout.splitlines()[-1].rstrip() == f"python -m pipeline.tracking ui{options}"
