@@ -84,6 +84,8 @@ def test_every_method_is_named_in_the_colour_of_its_curve() -> None:
 
 def test_the_axis_of_the_curves_reaches_the_worst_estimate() -> None:
     (panel,) = panels(estimate_plots.convergence(curves()))
+    assert "decoder evaluations per image" in panel.get_xlabel()
+    assert "nats per image" in panel.get_ylabel()
     worst = min(float(np.min(y_of(line))) for line in panel.lines)
     assert panel.get_ylim()[0] < worst
     labels = texts(panel.get_yticklabels())
@@ -228,6 +230,7 @@ def test_every_kind_of_images_is_drawn_beside_the_digits() -> None:
     pictures, histograms = panels(figure)[::2], panels(figure)[1::2]
     assert not pictures[0].images
     assert np.array_equal(np.asarray(pictures[1].images[0].get_array()), example)
+    assert pictures[1].images[0].get_clim() == (0, 1)  # whatever the image, 0 is white and 1 is black
     for panel in histograms:
         grey, orange = panel.containers
         assert sum(bar_heights(grey)) == pytest.approx(100)

@@ -84,6 +84,7 @@ def test_each_class_has_its_colour_and_its_number_at_its_median() -> None:
 def test_training_curves_show_every_epoch_and_the_one_kept() -> None:
     table = history(kept=7)
     axes = panels(model_plots.training_curves(table))
+    assert {(panel.get_xlabel(), panel.get_ylabel()) for panel in axes} == {("epoch", "nats per image")}
     assert [panel.get_title() for panel in axes] == ["ELBO", "reconstruction, E log p(x | z)", "KL[q(z | x) ‖ p(z)]"]
     for panel, term in zip(axes, ("elbo", "reconstruction", "kl"), strict=True):
         train, validation, kept = panel.lines
