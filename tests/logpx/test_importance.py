@@ -224,6 +224,10 @@ def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str
         replace(SETTINGS, **changes)
 
 
+def test_the_largest_budget_is_valid() -> None:
+    assert replace(SETTINGS, budget=256 * 4 ** (LEVELS - 1)).budget == 4_194_304
+
+
 def test_every_level_of_the_largest_budget_has_its_own_noise() -> None:
     """The streams of all levels and rounds, and those of other uses, are distinct numbers."""
     streams = [use.of(level) for use in (Stream.ESTIMATE, Stream.PILOT) for level in range(LEVELS)]

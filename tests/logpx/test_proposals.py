@@ -206,7 +206,11 @@ def test_only_the_fitted_component_is_refined(skewed: Linear, generator: torch.G
     assert ((refined.components[0].mean - first.mean).norm(dim=-1) < before).all()
     assert refined.components[1:] == mixture.components[1:]
     assert refined.shares == SHARES
-    assert not propose("encoder", vae, x).proposal.adaptable
+    for name in ("prior", "encoder"):  # nothing is fitted, so nothing can fail or cost anything
+        fit = propose(name, vae, x)
+        assert not fit.proposal.adaptable
+        assert fit.converged.all()
+        assert not fit.evaluations.any()
 
 
 def test_parts_of_a_batch_put_together_are_the_batch(skewed: Linear, generator: torch.Generator) -> None:
