@@ -61,11 +61,7 @@ def linear(images: int, generator: torch.Generator) -> Iterator[Case]:
         w = torch.randn(24, latent, generator=generator, dtype=torch.float64) / math.sqrt(latent)
         model = Linear(w, torch.zeros(24, dtype=torch.float64), sigma)
         offset = shift / math.sqrt(latent) * model.precision.diagonal().rsqrt()
-        vae, x = model.vae(scale=scale), model.sample(images, generator)
-        encoder = vae.encoder.network[0]
-        assert isinstance(encoder, nn.Linear)
-        with torch.no_grad():
-            encoder.bias[:latent] += offset
+        vae, x = model.vae(scale, offset), model.sample(images, generator)
         yield Case("linear", vae, x, model.log_px(x))
 
 
@@ -95,7 +91,7 @@ def measure(case: Case, settings: Settings) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=50, help="images of each model and encoder")
+    parser.add_argument("--images", type=int, default=30, help="images of each model and encoder")
     parser.add_argument("--samples", type=int, default=256, help="importance samples per image")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -122,7 +122,7 @@ class Linear:
         noise = self.sigma**2 * torch.eye(len(self.b), dtype=self.w.dtype)
         return MultivariateNormal(self.b, self.w @ self.w.T + noise).log_prob(x)
 
-    def vae(self, scale: float = 1.0, shift: float = 0.0) -> VAE:
+    def vae(self, scale: float = 1.0, shift: float | Float[Tensor, " latent"] = 0.0) -> VAE:
         """The model with a mean-field encoder at the posterior, its s times `scale` and its μ moved by `shift`.
 
         With orthogonal columns of W, scale 1 and shift 0 it is the exact posterior.

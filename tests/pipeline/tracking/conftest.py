@@ -1,6 +1,8 @@
-"""A small project with an MLflow store."""
+"""A small project with an MLflow store, and a server that is none."""
 
 import shutil
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,15 @@ def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         Store()
     return folder
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A server that takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        yield listener.getsockname()[1]
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,15 +16,6 @@ from pipeline.tracking.__main__ import main
 from tests.support import ROOT
 
 
-@pytest.fixture
-def taken() -> Iterator[int]:
-    """A port that a server uses."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1)
-        yield listener.getsockname()[1]
-
-
 def ui(port: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[str]]:
     """Exit code and message of the command."""
     messages: list[str] = []
@@ -34,10 +24,10 @@ def ui(port: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[str]]:
 
 
 def test_a_port_that_is_taken_or_none_is_one_message(
-    taken: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    silent_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for port, reason in ((taken, "[Errno 98] Address already in use"), (70000, "port must be 0-65535")):
+    for port, reason in ((silent_port, "[Errno 98] Address already in use"), (70000, "port must be 0-65535")):
         code, [message] = ui(port, monkeypatch)
         assert code == 1
         assert message.startswith(f"error: port {port} cannot be used (")
