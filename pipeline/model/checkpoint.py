@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.config import Model, Section
 from pipeline.errors import UserError
 from pipeline.model.vae import VAE
-from pipeline.storage.files import sha256
+from pipeline.storage.files import sha256, unusable
 from pipeline.storage.tensors import load_tensors, save_tensors
 
 
@@ -60,10 +60,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Description]:
         return weights, Description.model_validate_json(json.dumps(description))
     except ValidationError as error:
         problem = error.errors()[0]
-        raise UserError(
-            f"{path} is not a model of this project ({problem['loc']}: {problem['msg']}); "
-            "delete it and run `dvc repro` to make it again"
-        ) from None
+        raise unusable(path, f"is not a model of this project ({problem['loc']}: {problem['msg']})") from None
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

@@ -46,7 +46,7 @@ class Epoch:
 class NotFiniteError(UserError):
     """A term of the ELBO, or the gradient, is NaN or infinite. The message names step, term and remedy."""
 
-    exit_code = 3  # by which a study tells a training that diverged from other failures
+    exit_code = 3  # only this error has it, so that a study knows that the training diverged
 
 
 class Trainer:
