@@ -8,15 +8,18 @@ log p(x) lies between the two estimates in expectation (Grosse, Ghahramani & Ada
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from logpx.batching import ranges
+from logpx import importance
+from logpx.batching import splits
+from logpx.data import Data
+from logpx.importance import Block, Start, fit_proposal, prepare
 from logpx.model import Model, log_joint_gradient, with_gradient
-from logpx.noise import Noise, Stream, draw
+from logpx.noise import Noise, Stream
 from logpx.proposals import Proposal
 
 SIGMOID = 4.0  # β = logistic(±4) at the ends, before they are stretched to 0 and 1 (Wu et al. 2017)
@@ -25,14 +28,19 @@ FIRST_STEP, TUNING_RATE = 0.3, 0.5  # the leapfrog's first step size, and how fa
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of annealing: chains per image, temperatures between proposal and posterior, leapfrog steps of each
-    transition, acceptance that the step size is tuned to, seed."""
+    """Settings of annealing.
 
-    chains: int
-    temperatures: int
-    leapfrog: int
-    acceptance: float
-    seed: int
+    Attributes:
+        chains: chains per image.
+        temperatures: steps between proposal and posterior.
+        leapfrog: leapfrog steps of each transition.
+        acceptance: what the step sizes are tuned to.
+    """
+
+    chains: int = 16
+    temperatures: int = 100
+    leapfrog: int = 3
+    acceptance: float = 0.8
 
     @property
     def evaluations(self) -> int:
@@ -42,15 +50,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Problem:
-    """A batch of images with the proposal that their chains start from.
+    """Images with the proposal that their chains start from."""
 
-    Attributes:
-        images: their indices in the data set, which their noise belongs to; on the device of x.
-    """
-
-    model: Model
-    x: Float[Tensor, "batch pixels"]
-    images: Int[Tensor, " batch"]
+    block: Block
     proposal: Proposal
     settings: Settings
 
@@ -58,12 +60,13 @@ class Problem:
     def betas(self) -> Float[Tensor, " temperatures"]:
         """Inverse temperatures from 0 to 1, dense at both ends: a sigmoid of equal steps."""
         steps = torch.linspace(-SIGMOID, SIGMOID, self.settings.temperatures + 1, dtype=torch.float64)
-        return ((steps.sigmoid() - steps[0].sigmoid()) / (steps[-1].sigmoid() - steps[0].sigmoid())).to(self.x)
+        return ((steps.sigmoid() - steps[0].sigmoid()) / (steps[-1].sigmoid() - steps[0].sigmoid())).to(
+            self.block.prior.mean
+        )
 
     def noise(self, stream: Stream, temperature: int) -> Noise:
         """An image's noise at a temperature, one sample per chain."""
-        settings, latent = self.settings, self.model.latent
-        return draw(settings.seed, self.images, stream, temperature, settings.chains, latent).to(self.x)
+        return self.block.noise(stream, temperature, self.settings.chains)
 
 
 class State(NamedTuple):
@@ -82,13 +85,55 @@ class State(NamedTuple):
         return beta * self.target_gradient + (1 - beta) * self.start_gradient
 
 
-def image_blocks(images: int, settings: Settings, chunk: int) -> list[range]:
-    """Blocks of images whose chains together are at most `chunk` decoder evaluations at once."""
-    return ranges(images, chunk // settings.chains)
+def problems(whole: Block, settings: Settings) -> list[Problem]:
+    """Annealing from the estimator's proposal, in blocks of images whose chains fit in a chunk."""
+    parts = [whole[part] for part in splits(len(whole), whole.settings.chunk // settings.chains)]
+    return [Problem(part, fit_proposal(part).proposal, settings) for part in parts]
 
 
-def anneal(problem: Problem) -> Float[Tensor, "chains batch"]:
-    """Log-weights of chains from the proposal to the posterior, in nats, float64 on the CPU: E[w] = p(x).
+def anneal(
+    model: Model, x: Data, *, latent: int, start: Start = None, settings: Settings | None = None, **estimator: Any
+) -> Float[Tensor, "chains images"]:
+    """Log-weights of chains from a fitted proposal to the posterior, in nats, float64 on the CPU: E[w] = p(x).
+
+    `logpx.diagnose` makes log p(x) of them.
+
+    Args:
+        x, latent, start: as in `logpx.estimate`.
+        settings: chains, temperatures, leapfrog steps, acceptance.
+        estimator: settings of the proposal: see `logpx.importance.Settings`.
+    """
+    whole = prepare(model, x, importance.Settings(**estimator), latent=latent, start=start)
+    return torch.cat([forward(problem) for problem in problems(whole, settings or Settings())], 1)
+
+
+def bidirectional(
+    model: Model,
+    x: Data,
+    exact: Float[Tensor, "images latent"],
+    *,
+    start: Start = None,
+    settings: Settings | None = None,
+    **estimator: Any,
+) -> tuple[Float[Tensor, "chains images"], Float[Tensor, "chains images"]]:
+    """Log-weights of forward chains, and of reverse chains from the z that made each x; nats, float64 on the CPU.
+
+    In expectation logmeanexp(forward) ≤ log p(x) ≤ −logmeanexp(−reverse). The upper bound holds only if `exact` is a
+    posterior sample: x simulated from the model with that z.
+
+    Args:
+        exact: the z that made each image.
+    """
+    whole = prepare(model, x, importance.Settings(**estimator), latent=exact.shape[-1], start=start)
+    both = [
+        from_both_sides(problem, exact[problem.block.images]) for problem in problems(whole, settings or Settings())
+    ]
+    ahead, back = zip(*both, strict=True)
+    return torch.cat(ahead, 1), torch.cat(back, 1)
+
+
+def forward(problem: Problem) -> Float[Tensor, "chains batch"]:
+    """Log-weights of forward chains.
 
     A first round tunes the step size of each image at each temperature to the acceptance asked for. A second round,
     with other noise, keeps those steps fixed, so that its transitions are invariant and its weights unbiased. An
@@ -97,14 +142,10 @@ def anneal(problem: Problem) -> Float[Tensor, "chains batch"]:
     return _forward(problem, tune(problem))
 
 
-def bidirectional(
+def from_both_sides(
     problem: Problem, exact: Float[Tensor, "batch latent"]
 ) -> tuple[Float[Tensor, "chains batch"], Float[Tensor, "chains batch"]]:
-    """Log-weights of forward chains, and of reverse chains from the z that made each x; nats, float64 on the CPU.
-
-    In expectation logmeanexp(forward) ≤ log p(x) ≤ −logmeanexp(−reverse). The upper bound holds only if `exact` is a
-    posterior sample: x simulated from the model with that z.
-    """
+    """Log-weights of forward chains, and of reverse chains from `exact`."""
     steps = tune(problem)
     start = _state(problem, exact.expand(problem.settings.chains, -1, -1))
     return _forward(problem, steps), _run(problem, Stream.ANNEALING_REVERSE, start, steps, reverse=True)
@@ -115,7 +156,7 @@ def tune(problem: Problem) -> Float[Tensor, "temperatures batch"]:
     """Leapfrog step sizes for each temperature and image, from a round of chains whose weights are not used."""
     betas, settings = problem.betas, problem.settings
     state = _start(problem, Stream.ANNEALING_TUNING)
-    steps = [torch.full((len(problem.x),), FIRST_STEP).to(problem.x)]
+    steps = [torch.full((len(problem.block),), FIRST_STEP).to(problem.block.prior.mean)]
     for t in range(1, len(betas) - 1):
         state, acceptance = _transition(problem, Stream.ANNEALING_TUNING, t, state, betas[t], steps[-1])
         steps.append(steps[-1] * (TUNING_RATE * (acceptance - settings.acceptance)).exp())
@@ -181,6 +222,6 @@ def _start(problem: Problem, stream: Stream) -> State:
 
 
 def _state(problem: Problem, z: Float[Tensor, "chains batch latent"]) -> State:
-    target, target_gradient = log_joint_gradient(problem.model, problem.x, z)
+    target, target_gradient = log_joint_gradient(problem.block.model, problem.block.x, z)
     start, start_gradient = with_gradient(problem.proposal.log_prob, z)
     return State(z.detach(), target, start, target_gradient, start_gradient)

@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from logpx.batching import noise_blocks
-from logpx.model import Model
+from logpx.model import Decoder
 from logpx.noise import SHARED, Stream, draw
+from logpx.observations.gaussian import Gaussian
 from logpx.weights import Weights
 
 
@@ -21,19 +22,20 @@ class PriorEstimates(NamedTuple):
 
 @torch.inference_mode()
 def prior_monte_carlo(
-    model: Model, x: Float[Tensor, "images pixels"], *, samples: int, seed: int, chunk: int
+    model: Decoder, x: Float[Tensor, "images pixels"], *, latent: int, samples: int, seed: int, chunk: int
 ) -> PriorEstimates:
     """Unbiased for p(x), but useless in practice, since almost no z of the prior explains a given x.
 
-    All images share the samples, so that each costs one decoder evaluation and a matmul.
+    For the prior N(0, I) and the Gaussian observation model. All images share the samples, so that each costs one decoder evaluation and a matmul.
     """
+    assert isinstance(model.observation, Gaussian)
     weights = [Weights(len(part)) for part in x.split(chunk)]
     shared = torch.tensor([SHARED], device=x.device)
     for block, count in noise_blocks(samples):
-        z = draw(seed, shared, Stream.ESTIMATE, block, count, model.latent).normal[:, 0].to(x)
-        p = model.decoder(z)
+        z = draw(seed, shared, Stream.ESTIMATE, block, count, latent).normal[:, 0].to(x)
+        parameters = model.parameters(z)
         for part, part_weights in zip(x.split(chunk), weights, strict=True):
-            part_weights.add(p.pairwise_log_prob(part))
+            part_weights.add(model.observation.pairwise_log_prob(part, parameters))
     return PriorEstimates(
         torch.cat([w.log_mean for w in weights]), torch.cat([w.effective_sample_size for w in weights])
     )

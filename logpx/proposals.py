@@ -13,14 +13,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from logpx import distributions, laplace
+from logpx.data import Data, count, device_of
 from logpx.distributions import Diagonal, Gaussian, Rows, StudentT
-from logpx.model import Model
+from logpx.model import Model, Moments
 from logpx.noise import Noise
 from logpx.refinement import refine
 
-# Fractions of Laplace, encoder and prior in the mixture. The first gets nearly all samples; the others bound the
-# weights of samples in regions that it misses.
-SHARES = (0.9, 0.05, 0.05)
+# Fractions of the encoder, if there is one, and of the prior in the mixture. The fitted component gets nearly all
+# samples; the others bound the weights of samples in regions that it misses.
+DEFENSIVE_SHARE = 0.05
 
 # The fitted proposal's standard deviations are enlarged by this fraction: tails that are too light cost far more than
 # tails that are too heavy. Images whose weights showed heavy tails (`hard`) get more samples, and a wider proposal.
@@ -57,9 +58,7 @@ class Proposal:
         each = [math.log(s) + c.log_prob(z) for s, c in zip(self.shares, self.components, strict=True)]
         return torch.stack(each).logsumexp(0)
 
-    def refined(
-        self, model: Model, x: Float[Tensor, "batch pixels"], noise: Noise, *, hard: bool = False
-    ) -> "Proposal":
+    def refined(self, model: Model, x: Data, noise: Noise, *, hard: bool = False) -> "Proposal":
         """The same proposal with its first component moved and reshaped by gradients at samples of it.
 
         Args:
@@ -101,37 +100,39 @@ class Fit(NamedTuple):
     evaluations: Int[Tensor, " batch"]  # decoder evaluations; a tangent or a gradient counts as one
 
 
-def propose(name: str, model: Model, x: Float[Tensor, "batch pixels"], degrees_of_freedom: float | None = None) -> Fit:
+def propose(
+    name: str,
+    model: Model,
+    x: Data,
+    prior: Moments,
+    encoder: Moments | None,
+    starts: Sequence[Float[Tensor, "#batch latent"]],
+    degrees_of_freedom: float | None = None,
+) -> Fit:
     """The proposal called `name` for a batch of images: prior, encoder, laplace or mixture.
 
     Args:
+        prior: its mean and standard deviation; a Gaussian with these stands for it.
+        encoder: mean and standard deviation of q(z | x) of each image. None leaves it out of the mixture.
+        starts: where the search for the mode starts: one z per image, or one for all.
         degrees_of_freedom: of Student's t tails for the fitted component; None for Gaussian tails.
     """
-    found = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    nothing = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    images, device = count(x), device_of(x)
+    found = torch.ones(images, dtype=torch.bool, device=device)
+    nothing = torch.zeros(images, dtype=torch.long, device=device)
+    wide = [Diagonal(*(moment.expand(images, -1) for moment in prior))]
     if name == "prior":
-        return Fit(Proposal((1.0,), (_prior(model, len(x)),), adaptable=False), found, nothing)
-    encoder = _encoder(model, x)
+        return Fit(Proposal((1.0,), tuple(wide), adaptable=False), found, nothing)
+    if encoder is not None:
+        wide.insert(0, Diagonal(encoder.mean, encoder.scale.clamp(*ENCODER_SCALES)))
     if name == "encoder":
-        return Fit(Proposal((1.0,), (encoder,), adaptable=False), found, nothing)
-    mode, cholesky, converged, evaluations = laplace.fit(model, x, encoder.mean)
+        return Fit(Proposal((1.0,), (wide[0],), adaptable=False), found, nothing)
+    mode, cholesky, converged, evaluations = laplace.fit(model, x, starts)
+    widening = inflation(mode.shape[-1])
     # Contiguous, so that an image's rounding does not depend on how its block was split.
-    widening = inflation(model.latent)
-    factor = (cholesky.to(x) / widening).contiguous()
+    factor = (cholesky.to(mode) / widening).contiguous()
     fitted = StudentT(mode, factor, degrees_of_freedom) if degrees_of_freedom else Gaussian(mode, factor)
     if name == "laplace":
-        shares, components = (1.0,), (fitted,)
-    else:
-        shares, components = SHARES, (fitted, encoder, _prior(model, len(x)))
-    proposal = Proposal(shares, components, adaptable=True, widening=widening)
-    return Fit(proposal, converged, evaluations)
-
-
-def _prior(model: Model, batch: int) -> Diagonal:
-    return Diagonal(model.prior.mean.expand(batch, -1), model.prior.stddev.expand(batch, -1))
-
-
-@torch.no_grad()
-def _encoder(model: Model, x: Float[Tensor, "batch pixels"]) -> Diagonal:
-    q = model.encoder(x)
-    return Diagonal(q.mean, q.stddev.clamp(*ENCODER_SCALES))
+        wide = []
+    shares = (1 - DEFENSIVE_SHARE * len(wide), *[DEFENSIVE_SHARE] * len(wide))
+    return Fit(Proposal(shares, (fitted, *wide), adaptable=True, widening=widening), converged, evaluations)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from logpx.data import Data
 from logpx.distributions import Gaussian, cholesky
 from logpx.model import Model, log_joint_gradient
 
@@ -24,7 +25,7 @@ NARROWEST, WIDEST = 3.0, 0.3
 
 def refine(
     model: Model,
-    x: Float[Tensor, "batch pixels"],
+    x: Data,
     start: Gaussian,
     normal: Float[Tensor, "half batch latent"],
 ) -> Gaussian:
@@ -44,7 +45,7 @@ def refine(
     # Gradients that float32 makes non-finite carry no information.
     excess, epsilon = (whitened + epsilon).double().nan_to_num(0, 0, 0), epsilon.double()
 
-    eye = torch.eye(latent, dtype=torch.float64, device=x.device)
+    eye = torch.eye(latent, dtype=torch.float64, device=epsilon.device)
     spread = torch.einsum("sbi,sbj->bij", epsilon, epsilon) / len(epsilon)
     ridge = RIDGE * latent / len(epsilon) * eye
     slope = -torch.linalg.solve(spread + ridge, torch.einsum("sbi,sbj->bij", epsilon, excess) / len(epsilon))

@@ -19,7 +19,6 @@ from ruamel.yaml import YAML
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from logpx.observations.gaussian import GaussianObservation
 from pipeline.code import ROOT
 from pipeline.config import Model, read_yaml
 from pipeline.model.vae import VAE
@@ -92,14 +91,6 @@ def outputs(folder: Path) -> dict[str, bytes]:
     }
 
 
-class Identity(GaussianObservation):
-    """f(z) = the network's output itself: with one linear layer the decoder is linear."""
-
-    def __init__(self, sigma: float) -> None:
-        super().__init__(sigma)
-        self.link = nn.Identity()
-
-
 @dataclass(frozen=True)
 class Linear:
     """x = W z + b + σ ε: marginal N(b, WWᵀ + σ²I), posterior precision M = I + WᵀW/σ²; float64.
@@ -130,7 +121,7 @@ class Linear:
         pixels, latent = self.w.shape
         settings = Model(latent=latent, encoder=(), decoder=(), activation="relu", sigma=self.sigma)
         vae = VAE(settings, pixels).double()
-        vae.decoder.observation = Identity(self.sigma)
+        vae.decoder.link = nn.Identity()  # f(z) is the network's output itself
         decoder, encoder = vae.decoder.network[0], vae.encoder.network[0]
         assert isinstance(decoder, nn.Linear)
         assert isinstance(encoder, nn.Linear)

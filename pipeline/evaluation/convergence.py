@@ -11,8 +11,8 @@ from torch import Tensor
 
 from logpx import annealing, importance
 from logpx.noise import Stream
-from logpx.proposals import propose
 from logpx.weights import Weights
+from pipeline.evaluation.settings import prepare
 from pipeline.model.vae import VAE
 
 SMALLEST = 4  # samples; with fewer the standard error means little
@@ -28,7 +28,7 @@ def importance_curve(
         images, nats), low and high (95 % interval by the delta method).
     """
     columns, spent = [], []
-    for block in importance.blocks(vae, x, settings):
+    for block in importance.blocks(prepare(vae, x, settings)):
         fit = importance.fit_proposal(block)
         columns.append(importance.sample_log_weights(block, fit.proposal, Stream.ESTIMATE, samples))
         # The estimator draws pilots with every fitted proposal, so they are part of its cost.
@@ -40,18 +40,18 @@ def importance_curve(
 
 
 def annealed_curve(
-    vae: VAE, x: Float[Tensor, "images pixels"], settings: annealing.Settings, temperatures: Sequence[int], chunk: int
+    vae: VAE,
+    x: Float[Tensor, "images pixels"],
+    settings: importance.Settings,
+    anneal: annealing.Settings,
+    temperatures: Sequence[int],
 ) -> pd.DataFrame:
     """The estimate by annealing from the prior, which uses neither encoder nor fit, for several temperatures."""
     points = []
+    whole = prepare(vae, x, replace(settings, proposal="prior"))
     for count in temperatures:
-        now = replace(settings, temperatures=count)
-        columns = []
-        for images in annealing.image_blocks(len(x), now, chunk):
-            part = x[images.start : images.stop]
-            prior = propose("prior", vae, part).proposal
-            problem = annealing.Problem(vae, part, torch.tensor(images, device=x.device), prior, now)
-            columns.append(annealing.anneal(problem))
+        now = replace(anneal, temperatures=count)
+        columns = [annealing.forward(problem) for problem in annealing.problems(whole, now)]
         points.append(_point("annealed", float(now.evaluations), torch.cat(columns, 1)))
     return pd.DataFrame(points)
 

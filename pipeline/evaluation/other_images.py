@@ -15,6 +15,7 @@ from pipeline.data.probes import PROBES, Digits
 from pipeline.data.sources import get_dataset, image_shape
 from pipeline.errors import UserError
 from pipeline.evaluation.baselines import BASELINES, moments
+from pipeline.evaluation.settings import prepare
 from pipeline.evaluation.summary import Metrics, mean_and_error, rounded
 from pipeline.model.vae import VAE
 
@@ -56,7 +57,7 @@ def measure(
     """Log p(x) of one kind of images, with the number of samples of `compare`."""
     x = dequantised(images, levels, compare.seed).to(vae.prior.mean.device)
     fewer = replace(settings, samples=compare.samples, budget=compare.samples, seed=compare.seed)
-    found = importance.log_px(vae, x, fewer).diagnosis
+    found = importance.estimate_whole(prepare(vae, x, fewer))
     return pd.DataFrame({"kind": kind, "label": labels.numpy(), "log_px": found.log_px, "trusted": found.trusted})
 
 

@@ -8,12 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from logpx import annealing, best_gaussian, importance
-from logpx.importance import PROPOSALS, Block, Settings
+from logpx import annealing, importance
+from logpx.importance import PROPOSALS, Settings
+from logpx.variational import best_gaussian
 from logpx.weights import Weights
 from pipeline.config import Verify
 from pipeline.evaluation.convergence import annealed_curve, importance_curve
-from pipeline.evaluation.settings import annealer
+from pipeline.evaluation.settings import annealer, joint, posteriors, prepare
 from pipeline.evaluation.summary import Metrics, mean_and_error, rounded
 from pipeline.model.vae import VAE
 from pipeline.storage.tables import numbers, select
@@ -34,9 +35,16 @@ def measure(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify, setting
 
 def _on_test_images(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify, settings: Settings) -> pd.DataFrame:
     """The evaluation's estimates beside annealed ones, and the best ELBO that a diagonal Gaussian can reach."""
-    log_w = torch.cat([annealing.anneal(problem) for problem in _problems(vae, x, verify, settings)], 1)
-    best = best_gaussian.best_elbo(
-        vae, x, samples=verify.gap_samples, steps=verify.gap_steps, seed=verify.seed, chunk=settings.chunk
+    whole = prepare(vae, x, settings)
+    log_w = torch.cat([annealing.forward(problem) for problem in annealing.problems(whole, annealer(verify))], 1)
+    best = best_gaussian(
+        joint(vae),
+        x,
+        start=posteriors(vae, x),
+        samples=verify.gap_samples,
+        steps=verify.gap_steps,
+        seed=verify.seed,
+        chunk=settings.chunk,
     )
     return measured[["label", "log_px", "log_px_se", "elbo"]].assign(
         kind="test", **_lower_bound(log_w), best_elbo=best.numpy()
@@ -50,25 +58,17 @@ def _on_simulated_images(vae: VAE, verify: Verify, settings: Settings) -> pd.Dat
     with torch.no_grad():
         p = vae.decoder(z)
         # On the CPU, so that every device simulates the same noise.
-        x = replace(p, mean=p.mean.cpu()).sample(generator).to(z.device)
-    default = importance.log_px(vae, x, settings).diagnosis
-    both = [annealing.bidirectional(problem, z[problem.images]) for problem in _problems(vae, x, verify, settings)]
+        x = replace(p, parameters=p.parameters.cpu()).sample(generator).to(z.device)
+    whole = prepare(vae, x, settings)
+    default = importance.estimate_whole(whole)
+    problems = annealing.problems(whole, annealer(verify))
+    both = [annealing.from_both_sides(problem, z[problem.block.images]) for problem in problems]
     forward, reverse = (torch.cat(part, 1) for part in zip(*both, strict=True))
     upper = _lower_bound(-reverse)
     return pd.DataFrame({
         "kind": "simulated", "log_px": default.log_px, "log_px_se": default.standard_error, **_lower_bound(forward),
         "upper": -upper["annealed"], "upper_se": upper["annealed_se"],
     })  # fmt: skip
-
-
-def _problems(vae: VAE, x: Tensor, verify: Verify, settings: Settings) -> list[annealing.Problem]:
-    """Annealing of each block of images, from the estimator's proposal, fitted anew."""
-    found = []
-    for images in annealing.image_blocks(len(x), annealer(verify), settings.chunk):
-        block = Block(vae, x[images.start : images.stop], torch.tensor(images, device=x.device), settings)
-        proposal = importance.fit_proposal(block).proposal
-        found.append(annealing.Problem(vae, block.x, block.images, proposal, annealer(verify)))
-    return found
 
 
 def _lower_bound(log_w: Tensor) -> dict[str, NDArray[np.float64]]:
@@ -88,7 +88,7 @@ def curves(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify, settings
     by_importance = [
         importance_curve(vae, x, replace(settings, proposal=name), verify.curve_samples) for name in PROPOSALS
     ]
-    annealed = annealed_curve(vae, x, annealer(verify), verify.curve_temperatures, settings.chunk)
+    annealed = annealed_curve(vae, x, settings, annealer(verify), verify.curve_temperatures)
     return pd.concat([*by_importance, annealed])
 
 

@@ -19,6 +19,7 @@ from logpx.prior_monte_carlo import prior_monte_carlo
 from pipeline.config import Evaluate
 from pipeline.errors import UserError
 from pipeline.evaluation.elbo import elbos
+from pipeline.evaluation.settings import joint, prepare
 from pipeline.evaluation.summary import Metrics, mean_and_error, rounded
 from pipeline.model.vae import VAE
 from pipeline.process.cli import progress
@@ -44,7 +45,7 @@ def measure(vae: VAE, x: Tensor, evaluate: Evaluate, settings: Settings, work: U
 
     def prior_of(images: range) -> Columns:
         part, samples = x[images.start : images.stop], evaluate.prior_samples
-        return prior_monte_carlo(vae, part, samples=samples, seed=seed, chunk=chunk)._asdict()
+        return prior_monte_carlo(joint(vae), part, latent=vae.latent, samples=samples, seed=seed, chunk=chunk)._asdict()
 
     elbo = _distribute("elbo", ranges(len(x), chunk // BLOCK), elbos_of, work, group)
     prior = _distribute("prior", ranges(len(x), chunk), prior_of, work, group)
@@ -70,11 +71,10 @@ def measure(vae: VAE, x: Tensor, evaluate: Evaluate, settings: Settings, work: U
 
 def _log_px(name: str, vae: VAE, x: Tensor, settings: Settings, work: UnfinishedWork, group: Group) -> Columns:
     """The columns of an estimate of all images, with progress."""
-    blocks = {int(block.images[0]): block for block in importance.blocks(vae, x, settings)}
+    blocks = {int(block.images[0]): block for block in importance.blocks(prepare(vae, x, settings))}
 
     def of_block(images: range) -> Columns:
-        found = importance.estimate(blocks[images.start])
-        return {**found.diagnosis._asdict(), "converged": found.converged, "evaluations": found.evaluations}
+        return importance.estimate_block(blocks[images.start])._asdict()
 
     parts = [range(start, start + len(block)) for start, block in blocks.items()]
     return _distribute(name, parts, of_block, work, group, label=f"log p(x), {settings.proposal}")

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from logpx.observations.gaussian import Gaussian, GaussianObservation
+from logpx.observations.distribution import ImageDistribution
+from logpx.observations.gaussian import Gaussian
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -63,15 +64,15 @@ class Decoder(nn.Module):
         hidden: sizes of the hidden layers, from z to the image.
         pixels: pixels of an image.
         activation: a key of `ACTIVATIONS`.
-        observation: turns `observation.features` outputs per pixel into a distribution over images.
+        observation: the family of distributions over images; it takes `observation.features` parameters per pixel.
     """
 
-    def __init__(
-        self, latent: int, hidden: Sequence[int], pixels: int, activation: str, observation: GaussianObservation
-    ) -> None:
+    def __init__(self, latent: int, hidden: Sequence[int], pixels: int, activation: str, observation: Gaussian) -> None:
         super().__init__()
         self.network = mlp([latent, *hidden, pixels * observation.features], activation)
         self.observation = observation
+        self.link: nn.Module = nn.Sigmoid()  # means lie in [0, 1]
 
-    def forward(self, z: Float[Tensor, "*batch latent"]) -> Gaussian:
-        return self.observation(self.network(z).to(z.dtype))
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> ImageDistribution:
+        # Under mixed precision only the network computes in bfloat16.
+        return ImageDistribution(self.observation, self.link(self.network(z).to(z.dtype)))

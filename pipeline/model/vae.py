@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent
 
-from logpx.observations.gaussian import GaussianObservation
+from logpx.observations.gaussian import Gaussian
 from pipeline.config import Model
 from pipeline.model.networks import Decoder, Encoder, diagonal_gaussian
 
@@ -22,11 +22,9 @@ class VAE(nn.Module):
 
     def __init__(self, settings: Model, pixels: int) -> None:
         super().__init__()
-        self.latent = settings.latent
+        self.latent, self.pixels = settings.latent, pixels
         self.encoder = Encoder(pixels, settings.encoder, settings.latent, settings.activation)
-        self.decoder = Decoder(
-            settings.latent, settings.decoder, pixels, settings.activation, GaussianObservation(settings.sigma)
-        )
+        self.decoder = Decoder(settings.latent, settings.decoder, pixels, settings.activation, Gaussian(settings.sigma))
         # Buffers move to a device with the model. They are not saved, since training does not change them.
         self.register_buffer("zero", torch.zeros(settings.latent), persistent=False)
         self.register_buffer("one", torch.ones(settings.latent), persistent=False)

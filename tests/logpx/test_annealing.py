@@ -7,27 +7,36 @@ from typing import Any
 import pytest
 import torch
 
-from logpx import annealing
-from logpx.annealing import Problem, Settings, anneal
+from logpx import annealing, importance, proposals
+from logpx.annealing import Problem, Settings, forward, from_both_sides
 from logpx.noise import Noise
-from logpx.proposals import propose
+from logpx.proposals import Proposal
 from logpx.weights import Weights
+from pipeline.evaluation.settings import prepare
 from pipeline.model.vae import VAE
 from tests.support import Linear
 
-SETTINGS = Settings(chains=32, temperatures=40, leapfrog=3, acceptance=0.8, seed=3)
+SETTINGS = Settings(chains=32, temperatures=40, leapfrog=3, acceptance=0.8)
 
 
 def problem(vae: VAE, x: torch.Tensor, proposal: str = "prior", first: int = 0, **changes: Any) -> Problem:
     """Annealing of images first, first + 1, ..."""
-    images = first + torch.arange(len(x))
-    return Problem(vae, x, images, propose(proposal, vae, x).proposal, replace(SETTINGS, **changes))
+    block = prepare(vae, x, importance.Settings(proposal=proposal, chunk=100_000, seed=3))
+    block = replace(block, images=block.images + first)
+    return Problem(block, propose(block), replace(SETTINGS, **changes))
+
+
+def propose(block: importance.Block) -> Proposal:
+    """The proposal before refinement."""
+    return proposals.propose(
+        block.settings.proposal, block.model, block.x, block.prior, block.encoder, importance._starts(block)
+    ).proposal
 
 
 @pytest.mark.parametrize("proposal", ["prior", "encoder", "mixture"])
 def test_annealing_converges_to_the_density(linear: Linear, generator: torch.Generator, proposal: str) -> None:
     x = linear.sample(8, generator)
-    found = Weights.of(anneal(problem(linear.vae(scale=1.5, shift=0.1), x, proposal)))
+    found = Weights.of(forward(problem(linear.vae(scale=1.5, shift=0.1), x, proposal)))
     # Eight images at 4.5 standard errors: fails for one seed in 18 000, and the seed is fixed.
     assert ((found.log_mean - linear.log_px(x)).abs() < 4.5 * found.standard_error + 1e-9).all()
     assert (found.effective_sample_size > 5).all()
@@ -37,7 +46,7 @@ def test_the_weights_are_unbiased_when_annealing_is_short(linear: Linear, genera
     """The mean of w / p(x) is one for any number of temperatures. It fails if a transition is not invariant."""
     vae, one = linear.vae(scale=1.6, shift=0.1), linear.sample(1, generator)
     x = one.expand(400, -1).contiguous()
-    log_w = anneal(problem(vae, x, "encoder", temperatures=4, leapfrog=2, chains=64))
+    log_w = forward(problem(vae, x, "encoder", temperatures=4, leapfrog=2, chains=64))
     ratio = (log_w - linear.log_px(x)).exp().mean(0)
     # Over images, whose chains share a step, at 4.5 standard errors: fails for one seed in 150 000.
     assert abs(float(ratio.mean()) - 1) < 4.5 * float(ratio.std()) / math.sqrt(len(ratio))
@@ -56,7 +65,7 @@ def test_the_steps_are_tuned_to_the_acceptance_asked_for(
         return state, acceptance
 
     monkeypatch.setattr(annealing, "_transition", record)
-    anneal(problem(linear.vae(), linear.sample(30, generator), temperatures=150, acceptance=0.7))
+    forward(problem(linear.vae(), linear.sample(30, generator), temperatures=150, acceptance=0.7))
     frozen = accepted[len(accepted) // 2 :]
     assert sum(frozen[-50:]) / 50 == pytest.approx(0.7, abs=0.1)
 
@@ -65,7 +74,7 @@ def test_bidirectional_monte_carlo_brackets_the_truth(linear: Linear, generator:
     z = torch.randn(60, 3, generator=generator, dtype=torch.float64)
     x = z @ linear.w.T + linear.b + linear.sigma * torch.randn(60, 7, generator=generator, dtype=torch.float64)
     for temperatures, most in ((6, 6.0), (150, 0.3)):
-        forward, reverse = annealing.bidirectional(problem(linear.vae(), x, temperatures=temperatures, chains=8), z)
+        forward, reverse = from_both_sides(problem(linear.vae(), x, temperatures=temperatures, chains=8), z)
         below = linear.log_px(x) - Weights.of(forward).log_mean
         above = -Weights.of(-reverse).log_mean - linear.log_px(x)
         for excess in (below, above):
@@ -77,33 +86,33 @@ def test_bidirectional_monte_carlo_brackets_the_truth(linear: Linear, generator:
 
 def test_no_noise_is_used_twice(linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[int, int, int]] = []
-    original = annealing.draw
+    original = importance.draw
 
     def record(seed: int, images: torch.Tensor, stream: int, block: int, samples: int, latent: int) -> Noise:
         drawn.extend((image, int(stream), block) for image in images.tolist())
         return original(seed, images, stream, block, samples, latent)
 
-    monkeypatch.setattr(annealing, "draw", record)
+    monkeypatch.setattr(importance, "draw", record)
     z = torch.randn(3, 3, generator=generator, dtype=torch.float64)
-    annealing.bidirectional(problem(linear.vae(), linear.sample(3, generator), temperatures=5), z)
-    # Three images; starts of the tuning and the forward round, and four transitions of each of three rounds.
-    assert len(drawn) == len(set(drawn)) == 3 * (2 + 3 * 4)
+    from_both_sides(problem(linear.vae(), linear.sample(3, generator), temperatures=5), z)
+    # Three images: starts of the search and of two rounds, and four transitions of each of three rounds.
+    assert len(drawn) == len(set(drawn)) == 3 * (1 + 2 + 3 * 4)
 
 
 def test_a_chain_does_not_depend_on_its_batch(linear: Linear, generator: torch.Generator) -> None:
     vae, x = linear.vae(), linear.sample(6, generator)
-    together = anneal(problem(vae, x, temperatures=8))
-    last = anneal(problem(vae, x[4:], first=4, temperatures=8))
+    together = forward(problem(vae, x, temperatures=8))
+    last = forward(problem(vae, x[4:], first=4, temperatures=8))
     torch.testing.assert_close(last, together[:, 4:], rtol=0, atol=1e-9)
 
 
 def test_evaluations_are_counted(linear: Linear, generator: torch.Generator) -> None:
     vae, x = linear.vae(), linear.sample(3, generator)
     seen: list[int] = []
-    vae.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:-1].numel()))
+    vae.decoder.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:-1].numel()))
     made = problem(vae, x, temperatures=7)
     seen.clear()
-    anneal(made)
+    forward(made)
     # A value and a gradient each.
     assert 2 * sum(seen) == 3 * made.settings.evaluations
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from logpx import importance, noise
-from logpx.batching import CACHED, chunk_size, image_blocks
-from logpx.importance import Settings, log_px
+from logpx.batching import CACHED, chunk_size
+from logpx.importance import Estimate, Settings
 from logpx.noise import LEVELS, Stream
 from logpx.prior_monte_carlo import prior_monte_carlo
 from logpx.weights import Diagnosis, pareto_khat
 from pipeline.config import Model, Params
 from pipeline.data.dataset import Dataset
 from pipeline.data.dequantise import dequantised
-from pipeline.evaluation.settings import estimator
+from pipeline.evaluation.settings import estimator, joint, prepare
 from pipeline.model.vae import VAE
 from pipeline.training.fit import fit
 from tests.support import Linear
@@ -24,8 +24,8 @@ from tests.support import Linear
 SETTINGS = Settings(samples=256, budget=1024, chunk=1024, seed=5)
 
 
-def estimate(vae: VAE, x: torch.Tensor, proposal: str = "mixture", **changes: Any) -> Diagnosis:
-    return log_px(vae, x, replace(SETTINGS, proposal=proposal, **changes)).diagnosis
+def estimate(vae: VAE, x: torch.Tensor, proposal: str = "mixture", **changes: Any) -> Estimate:
+    return importance.estimate_whole(prepare(vae, x, replace(SETTINGS, proposal=proposal, **changes)))
 
 
 def test_with_the_exact_posterior_the_estimate_is_exact(linear: Linear, generator: torch.Generator) -> None:
@@ -54,7 +54,7 @@ def test_every_proposal_converges_to_the_density(
 def test_prior_monte_carlo_converges_if_the_posterior_is_wide(linear: Linear, generator: torch.Generator) -> None:
     wide = Linear(linear.w, linear.b, sigma=1.5)
     x = wide.sample(6, generator)
-    result = prior_monte_carlo(wide.vae(), x, samples=20_000, seed=5, chunk=4)
+    result = prior_monte_carlo(joint(wide.vae()), x, latent=3, samples=20_000, seed=5, chunk=4)
     standard_error = (1 / result.ess - 1 / 20_000).sqrt()
     # Six images at 4.5 standard errors: fails for one seed in 24 000, and the seed is fixed.
     assert ((result.log_px - wide.log_px(x)).abs() < 4.5 * standard_error).all()
@@ -82,7 +82,7 @@ def test_another_proposal_is_trusted_only_if_the_mixture_agrees(generator: torch
 
 def diagnose_encoder(vae: VAE, x: torch.Tensor) -> Diagnosis:
     """The encoder's estimates judged by their weights alone."""
-    block = importance.blocks(vae, x, replace(SETTINGS, proposal="encoder", chunk=100_000))[0]
+    block = prepare(vae, x, replace(SETTINGS, proposal="encoder", chunk=100_000))
     return importance._measure(block, importance.fit_proposal(block).proposal, level=0)[0]
 
 
@@ -141,9 +141,9 @@ def test_evaluations_count_fit_pilots_gradients_and_samples(
     )
     vae, x = linear.vae(), linear.sample(5, generator)
     settings = replace(SETTINGS, samples=64, budget=1024)
-    fit = importance.fit_proposal(importance.blocks(vae, x, settings)[0])
-    found = log_px(vae, x, settings)
-    assert (found.diagnosis.samples == 256).all()
+    fit = importance.fit_proposal(prepare(vae, x, settings))
+    found = importance.estimate_whole(prepare(vae, x, settings))
+    assert (found.samples == 256).all()
     expected = fit.evaluations + (32 + 2 * 128 + 128 + 256)
     assert found.evaluations.tolist() == expected.tolist()
 
@@ -190,24 +190,25 @@ def test_an_estimate_depends_neither_on_the_chunk_nor_on_the_batch(linear: Linea
 def test_the_decoder_never_sees_more_than_a_chunk(linear: Linear, generator: torch.Generator) -> None:
     vae, x = linear.vae(), linear.sample(30, generator)
     seen: list[int] = []
-    vae.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:-1].numel()))
+    vae.decoder.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:-1].numel()))
     estimate(vae, x, "encoder", samples=1000, budget=1000, chunk=512)
-    prior_monte_carlo(vae, x, samples=1000, seed=0, chunk=512)
+    prior_monte_carlo(joint(vae), x, latent=3, samples=1000, seed=0, chunk=512)
     assert max(seen) <= 512
-    assert sum(seen) == 30 * (500 + 1000) + 1000
+    assert sum(seen) == 2 + 30 * (500 + 1000) + 1000  # the model is tried on two samples first
 
 
 def test_the_output_of_a_chunk_fits_the_cache() -> None:
     vae = VAE(Model(latent=16, encoder=(), decoder=(512,), activation="silu", sigma=0.1), 784)
-    chunk = chunk_size(vae)
+    chunk = chunk_size(joint(vae), torch.zeros(1, 784), 16)
     assert chunk % noise.BLOCK == 0
     assert CACHED * 0.9 < chunk * 784 <= CACHED
 
 
-def test_blocks_cover_all_images_once() -> None:
-    blocks = image_blocks(30, latent=3, chunk=16)
-    assert [image for block in blocks for image in block] == list(range(30))
-    assert max(map(len, blocks)) == 5
+def test_blocks_cover_all_images_once(linear: Linear, generator: torch.Generator) -> None:
+    vae, x = linear.vae(), linear.sample(300, generator)
+    blocks = importance.blocks(prepare(vae, x, replace(SETTINGS, chunk=128)))
+    assert [image for block in blocks for image in block.images.tolist()] == list(range(300))
+    assert max(map(len, blocks)) == 128 // 3
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_every_level_of_the_largest_budget_has_its_own_noise() -> None:
         Stream.REFINEMENT.of(level, r) for level in range(LEVELS) for r in range(len(importance._rounds(level)))
     ]
     streams += [use.value for use in Stream if use not in (Stream.ESTIMATE, Stream.PILOT, Stream.REFINEMENT)]
-    assert len(streams) == len(set(streams)) == 2 * LEVELS + LEVELS + 1 + 6
+    assert len(streams) == len(set(streams)) == 2 * LEVELS + LEVELS + 1 + 7
 
 
 def test_rounding_changes_log_px_by_less_than_promised(params: Params, tiny: Dataset) -> None:
@@ -245,7 +246,7 @@ def test_rounding_changes_log_px_by_less_than_promised(params: Params, tiny: Dat
     list(fit(vae, tiny.train_images.flatten(1), tiny.levels, params.train.model_copy(update={"epochs": 40})))
     x = dequantised(tiny.test_images, tiny.levels, 1)
     settings = estimator(params.evaluate, vae)
-    first = log_px(vae, x, settings).diagnosis
-    other = log_px(vae.double(), x.double(), settings).diagnosis
+    first = importance.estimate_whole(prepare(vae, x, settings))
+    other = importance.estimate_whole(prepare(vae.double(), x.double(), settings))
     assert not torch.equal(first.log_px, other.log_px)
     assert (first.log_px - other.log_px).abs().mean() < 1e-3

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.func import jacrev
 
-from logpx.mlp_curvature import curvature
+from logpx.curvature import derivatives
 from logpx.model import log_joint
 from pipeline.config import Model
+from pipeline.evaluation.settings import joint
 from pipeline.model.networks import ACTIVATIONS
 from pipeline.model.vae import VAE
 from tests.support import Linear
@@ -24,22 +25,24 @@ def test_derivatives_equal_those_of_automatic_differentiation(
             parameter.mul_(4)  # so that it bends
     x = torch.rand(5, 12, generator=generator, dtype=torch.float64)
     z = torch.randn(5, 3, generator=generator, dtype=torch.float64)
-    found = curvature(vae, x, z)
-    torch.testing.assert_close(found.value, log_joint(vae, x, z))
+    model = joint(vae)
+    found = derivatives(model, 3).at(x, z)
+    torch.testing.assert_close(found.value, log_joint(model, x, z))
     for i in range(5):
-        of_one = lambda z, i=i: log_joint(vae, x[i], z)  # noqa: E731
+        of_one = lambda z, i=i: log_joint(model, x[i : i + 1], z[None])[0]  # noqa: E731
         torch.testing.assert_close(found.gradient[i], jacrev(of_one)(z[i]))
         torch.testing.assert_close(found.hessian[i], -jacrev(jacrev(of_one))(z[i]), rtol=1e-9, atol=1e-9)
         jacobian = jacrev(lambda z: vae.decoder(z).mean)(z[i])
         expected = torch.eye(3).double() + jacobian.T @ jacobian / 0.3**2
-        torch.testing.assert_close(found.gauss_newton[i], expected, rtol=1e-9, atol=1e-9)
-    assert decoder == () or not torch.allclose(found.hessian, found.gauss_newton, rtol=1e-3)
+        torch.testing.assert_close(found.surrogate[i], expected, rtol=1e-9, atol=1e-9)
+    assert decoder == () or not torch.allclose(found.hessian, found.surrogate, rtol=1e-3)
 
 
 def test_for_a_linear_decoder_both_matrices_are_the_posterior_precision(
     linear: Linear, generator: torch.Generator
 ) -> None:
     x = linear.sample(4, generator)
-    found = curvature(linear.vae(), x, torch.randn(4, 3, generator=generator, dtype=torch.float64))
-    for matrix in (found.gauss_newton, found.hessian):
+    z = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    found = derivatives(joint(linear.vae()), 3).at(x, z)
+    for matrix in (found.surrogate, found.hessian):
         torch.testing.assert_close(matrix, linear.precision.expand(4, 3, 3), rtol=1e-12, atol=1e-9)

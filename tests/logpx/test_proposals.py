@@ -7,19 +7,32 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from logpx import laplace, noise
+from logpx import importance, laplace, noise, proposals
+from logpx.curvature import derivatives
 from logpx.distributions import Diagonal, Gaussian, StudentT, cholesky
 from logpx.model import log_joint, log_weights
 from logpx.noise import Noise
-from logpx.proposals import SHARES, Proposal, concatenate, inflation, propose
+from logpx.proposals import DEFENSIVE_SHARE, Fit, Proposal, concatenate, inflation
 from logpx.refinement import refine
 from pipeline.config import Model
+from pipeline.evaluation.settings import joint, prepare
 from pipeline.model.vae import VAE
 from tests.support import Linear
 
 
 def some_noise(samples: int, batch: int, latent: int, block: int = 0) -> Noise:
     return noise.draw(3, torch.arange(batch), 0, block, samples, latent).to(torch.empty(0, dtype=torch.float64))
+
+
+def propose(name: str, vae: VAE, x: torch.Tensor, degrees_of_freedom: float | None = None) -> Fit:
+    """The proposal before refinement."""
+    block = prepare(vae, x, importance.Settings(proposal=name, chunk=100_000, starts=2))
+    starts = importance._starts(block)
+    return proposals.propose(name, block.model, x, block.prior, block.encoder, starts, degrees_of_freedom)
+
+
+def fit_laplace(vae: VAE, x: torch.Tensor, start: torch.Tensor) -> laplace.Laplace:
+    return laplace.fit(joint(vae), x, [start, torch.zeros_like(start[:1])])
 
 
 @pytest.fixture
@@ -35,12 +48,12 @@ def skewed(generator: torch.Generator) -> Linear:
 def test_the_laplace_proposal_is_the_posterior_of_a_linear_decoder(skewed: Linear, generator: torch.Generator) -> None:
     """From a wrong encoder; every single log-weight is log p(x), for any W."""
     vae, x = skewed.vae(scale=2.0, shift=0.5), skewed.sample(6, generator)
-    fit = laplace.fit(vae, x, vae.encoder(x).mean.detach())
+    fit = fit_laplace(vae, x, vae.encoder(x).mean.detach())
     assert fit.converged.all()
     torch.testing.assert_close(fit.mode, skewed.posterior_mean(x), rtol=0, atol=1e-9)
     torch.testing.assert_close(fit.cholesky @ fit.cholesky.mT, skewed.precision.expand(6, 3, 3), rtol=1e-10, atol=0)
     exact = Gaussian(fit.mode, fit.cholesky)
-    log_w = log_weights(vae, x, exact, exact.sample(some_noise(50, 6, 3))).value
+    log_w = log_weights(joint(vae), x, exact, exact.sample(some_noise(50, 6, 3))).value
     torch.testing.assert_close(log_w, skewed.log_px(x).expand(50, 6), rtol=0, atol=1e-10)
 
 
@@ -51,7 +64,7 @@ def test_the_mode_of_a_curved_decoder_is_found(generator: torch.Generator) -> No
         for parameter in vae.decoder.parameters():
             parameter.mul_(3)
         x = vae.decoder(torch.randn(40, 3, generator=generator, dtype=torch.float64)).sample(generator)
-    fit = laplace.fit(vae, x, torch.zeros(40, 3, dtype=torch.float64))
+    fit = fit_laplace(vae, x, torch.zeros(40, 3, dtype=torch.float64))
     assert fit.converged.double().mean() > 0.9
     z = fit.mode.clone().requires_grad_()
     (vae.decoder(z).log_prob(x) + vae.prior.log_prob(z)).sum().backward()
@@ -81,7 +94,7 @@ def test_images_that_do_not_converge_are_reported(
     x = skewed.sample(4, generator)
     start = skewed.posterior_mean(x)
     start[2] += 1.0
-    assert laplace.fit(skewed.vae(), x, start).converged.tolist() == [True, True, False, True]
+    assert fit_laplace(skewed.vae(), x, start).converged.tolist() == [True, True, False, True]
 
 
 def test_a_start_near_a_lower_mode_does_no_harm(generator: torch.Generator) -> None:
@@ -93,12 +106,12 @@ def test_a_start_near_a_lower_mode_does_no_harm(generator: torch.Generator) -> N
             parameter.mul_(5)
         x = vae.decoder(torch.full((3, 1), 0.3).double()).sample(generator)
     grid = torch.linspace(-10, 10, 4001, dtype=torch.float64)[:, None]
-    highest = torch.stack([log_joint(vae, one, grid).max() for one in x])
-    start = laplace.begin(vae, x, torch.full((3, 1), 8.0).double())
-    end = laplace.levenberg_marquardt(vae, x, start, 50, newton=False)
+    highest = torch.stack([log_joint(joint(vae), one[None], grid[:, None]).max() for one in x])
+    start = laplace.begin(derivatives(joint(vae), 1), x, torch.full((3, 1), 8.0).double())
+    end = laplace.levenberg_marquardt(derivatives(joint(vae), 1), x, start, 50, newton=False)
     assert (end.value < highest - 50).all()  # the lower mode exists
-    fit = laplace.fit(vae, x, torch.full((3, 1), 8.0).double())
-    assert (log_joint(vae, x, fit.mode) > highest - 0.1).all()
+    fit = fit_laplace(vae, x, torch.full((3, 1), 8.0).double())
+    assert (log_joint(joint(vae), x, fit.mode) > highest - 0.1).all()
 
 
 def test_gaussians_have_the_density_of_torch(skewed: Linear, generator: torch.Generator) -> None:
@@ -128,7 +141,7 @@ def test_the_evaluations_of_a_fit_are_counted(skewed: Linear, generator: torch.G
     The first search is at the mode already, the second takes one step, and the polished mode is tried once.
     """
     x = skewed.sample(4, generator)
-    fit = laplace.fit(skewed.vae(), x, skewed.posterior_mean(x))
+    fit = fit_laplace(skewed.vae(), x, skewed.posterior_mean(x))
     assert fit.evaluations.tolist() == [5 + (2 + 5) + 1] * 4
 
 
@@ -164,11 +177,11 @@ def test_refinement_keeps_the_exact_posterior_and_finds_it_from_elsewhere(
     vae, x = skewed.vae(), skewed.sample(4, generator)
     mean, cholesky = skewed.posterior_mean(x), torch.linalg.cholesky(skewed.precision).expand(4, 3, 3)
     normal = some_noise(32, 4, 3).normal
-    same = refine(vae, x, Gaussian(mean, cholesky), normal)
+    same = refine(joint(vae), x, Gaussian(mean, cholesky), normal)
     torch.testing.assert_close((same.mean, same.cholesky), (mean, cholesky), rtol=0, atol=1e-9)
     found = Gaussian(mean + 0.3, 1.5 * cholesky)
     for _ in range(25):
-        found = refine(vae, x, found, normal)
+        found = refine(joint(vae), x, found, normal)
     torch.testing.assert_close(found.mean, mean, rtol=0, atol=1e-6)
     torch.testing.assert_close(found.cholesky, cholesky, rtol=1e-5, atol=1e-6)
 
@@ -180,7 +193,7 @@ def test_refinement_with_many_samples_finds_a_precision_in_one_round(
     vae, x = skewed.vae(), skewed.sample(1, generator)
     exact = Gaussian(skewed.posterior_mean(x), torch.linalg.cholesky(skewed.precision)[None])
     normal = torch.randn(10_000, 1, 3, generator=generator, dtype=torch.float64)
-    found = refine(vae, x, replace(exact, cholesky=exact.cholesky * 2**0.5), normal)
+    found = refine(joint(vae), x, replace(exact, cholesky=exact.cholesky * 2**0.5), normal)
     torch.testing.assert_close(found.cholesky, exact.cholesky, rtol=1e-3, atol=1e-3)
 
 
@@ -188,7 +201,7 @@ def test_a_proposal_is_widened_once_however_often_it_is_refined(skewed: Linear, 
     vae, x = skewed.vae(), skewed.sample(2, generator)
     proposal, exact = propose("laplace", vae, x).proposal, torch.linalg.cholesky(skewed.precision)
     for number, hard in enumerate((False, True, True)):
-        proposal = proposal.refined(vae, x, some_noise(32, 2, 3, block=number), hard=hard)
+        proposal = proposal.refined(joint(vae), x, some_noise(32, 2, 3, block=number), hard=hard)
         first = proposal.components[0]
         assert isinstance(first, Gaussian)
         expected = (exact / inflation(3, hard=hard)).expand(2, 3, 3)
@@ -201,7 +214,7 @@ def test_only_the_fitted_component_is_refined(skewed: Linear, generator: torch.G
     first = mixture.components[0]
     assert isinstance(first, Gaussian)
     wrong = replace(mixture, components=(replace(first, mean=first.mean + 1), *mixture.components[1:]))
-    refined = wrong.refined(vae, x, some_noise(16, 4, 3))
+    refined = wrong.refined(joint(vae), x, some_noise(16, 4, 3))
     before = (wrong.components[0].mean - first.mean).norm(dim=-1)
     assert ((refined.components[0].mean - first.mean).norm(dim=-1) < before).all()
     assert refined.components[1:] == mixture.components[1:]
@@ -245,7 +258,7 @@ def test_an_encoder_far_from_its_images_does_no_harm(skewed: Linear, generator: 
             encoder.bias[3:] = log_s
         for name in ("encoder", "mixture"):
             proposal = propose(name, vae, x).proposal
-            log_w = log_weights(vae, x, proposal, proposal.sample(some_noise(64, 4, 3))).value
+            log_w = log_weights(joint(vae), x, proposal, proposal.sample(some_noise(64, 4, 3))).value
             assert log_w.isfinite().all()
 
 

@@ -89,7 +89,7 @@ def test_the_chunk_fits_the_cache_of_a_cpu_or_the_memory_of_a_gpu(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU the layers of a chunk and their derivatives take an eighth of the memory."""
-    assert chunk_size(VAE(params.model, 784)) == CACHED // 784 // 128 * 128
+    assert estimator(params.evaluate, VAE(params.model, 784)).chunk == CACHED // 784 // 128 * 128
     gigabytes = SimpleNamespace(total_memory=80 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gigabytes)
     vae = VAE(params.model, 784)

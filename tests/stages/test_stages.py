@@ -131,7 +131,7 @@ def test_an_interrupted_evaluation_continues_and_writes_the_same_bytes(
 ) -> None:
     for path in ("reports/images.parquet", "reports/metrics/evaluate.json"):
         (workspace / path).unlink()
-    estimate = importance.estimate
+    estimate = importance.estimate_block
     done: list[tuple[str, int, int]] = []
 
     def counted(block: importance.Block) -> importance.Estimate:
@@ -140,7 +140,7 @@ def test_an_interrupted_evaluation_continues_and_writes_the_same_bytes(
         done.append((block.settings.proposal, block.settings.seed, int(block.images[0])))
         return estimate(block)
 
-    monkeypatch.setattr(importance, "estimate", counted)
+    monkeypatch.setattr(importance, "estimate_block", counted)
     stop = blocks
     assert run("evaluate") == 130
     assert not (workspace / "reports/images.parquet").exists()

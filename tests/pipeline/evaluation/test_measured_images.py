@@ -10,7 +10,7 @@ from logpx import importance
 from logpx.prior_monte_carlo import prior_monte_carlo
 from pipeline.config import Params
 from pipeline.evaluation.elbo import elbos
-from pipeline.evaluation.settings import estimator
+from pipeline.evaluation.settings import estimator, joint, prepare
 from pipeline.evaluation.test_images import Columns, measure
 from pipeline.process.distributed import SINGLE
 from pipeline.process.recovery import UnfinishedWork
@@ -28,18 +28,17 @@ def test_every_column_is_that_of_its_estimator(
     evaluate = params.evaluate.model_copy(update=CHANGES)
     settings = estimator(evaluate, vae)
     used: list[importance.Settings] = []
-    estimate = importance.estimate
-    monkeypatch.setattr(importance, "estimate", lambda block: used.append(block.settings) or estimate(block))
+    estimate = importance.estimate_block
+    monkeypatch.setattr(importance, "estimate_block", lambda block: used.append(block.settings) or estimate(block))
     columns = measure(vae, x, evaluate, settings, UnfinishedWork(tmp_path, 1e9), SINGLE)
 
-    main = importance.log_px(vae, x, settings)
+    main = importance.estimate_whole(prepare(vae, x, settings))
     elbo = elbos(vae, x, samples=8, seed=settings.seed, chunk=settings.chunk)
-    prior = prior_monte_carlo(vae, x, samples=200, seed=settings.seed, chunk=settings.chunk)
-    diagnosis = main.diagnosis
+    prior = prior_monte_carlo(joint(vae), x, latent=3, samples=200, seed=settings.seed, chunk=settings.chunk)
     expected: Columns = {
-        "elbo": elbo.value, "reconstruction": elbo.reconstruction, "kl": elbo.kl, "log_px": diagnosis.log_px,
-        "log_px_se": diagnosis.standard_error, "ess": diagnosis.ess, "khat": diagnosis.khat,
-        "samples": diagnosis.samples, "trusted": diagnosis.trusted, "converged": main.converged,
+        "elbo": elbo.value, "reconstruction": elbo.reconstruction, "kl": elbo.kl, "log_px": main.log_px,
+        "log_px_se": main.standard_error, "ess": main.ess, "khat": main.khat,
+        "samples": main.samples, "trusted": main.trusted, "converged": main.converged,
         "evaluations": main.evaluations, "prior_log_px": prior.log_px, "prior_ess": prior.ess,
     }  # fmt: skip
     for name, values in expected.items():
@@ -50,7 +49,8 @@ def test_every_column_is_that_of_its_estimator(
     first = next(found for found in used if found.proposal == "encoder")
     assert first == replace(settings, samples=equal, budget=equal, proposal="encoder")
     assert equal + importance.pilot_samples(equal) == pytest.approx(float(main.evaluations.mean()), abs=2)
-    usual = importance.log_px(vae, x[:4], replace(settings, samples=equal, budget=equal, proposal="encoder")).diagnosis
+    settings = replace(settings, samples=equal, budget=equal, proposal="encoder")
+    usual = importance.estimate_whole(prepare(vae, x[:4], settings))
     for name, values in (("encoder_log_px", usual.log_px), ("encoder_ess", usual.ess)):
         torch.testing.assert_close(columns[name][:4], values, rtol=0, atol=1e-9)
         assert columns[name][4:].isnan().all()
@@ -64,7 +64,7 @@ def test_finished_parts_are_not_measured_again(
     evaluate = params.evaluate.model_copy(update=CHANGES | {"chunk": 128})  # several blocks
     settings, work = estimator(evaluate, vae), UnfinishedWork(tmp_path, 1e9)
     columns = measure(vae, x, evaluate, settings, work, SINGLE)
-    monkeypatch.setattr(importance, "estimate", None)  # calling it would be an error
+    monkeypatch.setattr(importance, "estimate_block", None)  # calling it would be an error
     again = measure(vae, x, evaluate, settings, work, SINGLE)
     for name, values in columns.items():
         torch.testing.assert_close(again[name], values, equal_nan=True)

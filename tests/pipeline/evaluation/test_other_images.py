@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation import other_images
 from pipeline.evaluation.auroc import auroc
 from pipeline.evaluation.baselines import BASELINES, moments
-from pipeline.evaluation.settings import estimator
+from pipeline.evaluation.settings import estimator, prepare
 from pipeline.model.vae import VAE
 
 
@@ -79,7 +79,7 @@ def test_an_estimate_for_each_image_with_the_samples_and_the_seed_of_compare(par
     assert table["kind"].tolist() == ["blank"] * 3
     assert table["label"].tolist() == labels.tolist()
     x = dequantised(images, tiny.levels, 5)
-    expected = importance.log_px(vae, x, replace(settings, samples=32, budget=32, seed=5)).diagnosis
+    expected = importance.estimate_whole(prepare(vae, x, replace(settings, samples=32, budget=32, seed=5)))
     assert table["log_px"].tolist() == expected.log_px.tolist()
     assert table["trusted"].tolist() == expected.trusted.tolist()
 

@@ -27,7 +27,7 @@ def test_a_model_is_read_as_it_was_written(tmp_path: Path) -> None:
     x, z = torch.rand(3, 30), torch.rand(4, 2)
     assert torch.equal(vae.encoder(x).mean, loaded.vae.encoder(x).mean)
     assert torch.equal(vae.decoder(z).mean, loaded.vae.decoder(z).mean)
-    assert loaded.vae.decoder(z).sigma == 0.2
+    assert loaded.vae.decoder.observation.sigma == 0.2
 
 
 def test_missing_damaged_and_foreign_files_are_named(tmp_path: Path, tiny: Dataset) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal
 
-from logpx.observations.gaussian import Gaussian, GaussianObservation
+from logpx.observations.gaussian import Gaussian
 from pipeline.model.networks import ACTIVATIONS, Decoder, Encoder, diagonal_gaussian, mlp
 
 
@@ -20,10 +20,10 @@ def test_the_encoder_returns_a_distribution_over_latent_vectors() -> None:
 
 
 def test_the_decoder_returns_a_distribution_over_images() -> None:
-    decoder = Decoder(latent=3, hidden=(5,), pixels=12, activation="silu", observation=GaussianObservation(0.1))
+    decoder = Decoder(latent=3, hidden=(5,), pixels=12, activation="silu", observation=Gaussian(0.1))
     z = torch.rand(7, 4, 3)
     p = decoder(z)
-    assert isinstance(p, Gaussian)
+    assert isinstance(p.observation, Gaussian)
     assert p.log_prob(torch.rand(4, 12)).shape == (7, 4)
     torch.testing.assert_close(p.mean, decoder.network(z).sigmoid())
 
@@ -53,7 +53,7 @@ def test_a_network_without_hidden_layers_is_affine() -> None:
 
 def test_under_mixed_precision_distributions_stay_in_float32() -> None:
     encoder = Encoder(pixels=12, hidden=(8, 6), latent=3, activation="silu")
-    decoder = Decoder(latent=3, hidden=(5,), pixels=12, activation="silu", observation=GaussianObservation(0.1))
+    decoder = Decoder(latent=3, hidden=(5,), pixels=12, activation="silu", observation=Gaussian(0.1))
     x = torch.rand(4, 12)
     exact = encoder(x)
     with torch.autocast("cpu", torch.bfloat16):

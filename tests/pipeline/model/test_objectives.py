@@ -8,6 +8,7 @@ from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from logpx.model import log_weights
+from pipeline.evaluation.settings import joint
 from pipeline.model.objectives import elbo, kl_to_prior, reparameterise
 from pipeline.model.vae import VAE
 from tests.support import Linear
@@ -37,7 +38,7 @@ def test_the_reconstruction_term_is_the_mean_log_likelihood(linear: Linear, gene
     vae, x = linear.vae(scale=1.3), linear.sample(3, generator)
     eps = noise(8, x, vae, generator)
     q = vae.encoder(x)
-    terms, log_w = elbo(vae, x, eps), log_weights(vae, x, q, reparameterise(q, eps))
+    terms, log_w = elbo(vae, x, eps), log_weights(joint(vae), x, q, reparameterise(q, eps))
     torch.testing.assert_close(terms.reconstruction, log_w.likelihood.mean(0), rtol=0, atol=1e-12)
     torch.testing.assert_close(terms.value, terms.reconstruction - terms.kl, rtol=0, atol=0)
 
