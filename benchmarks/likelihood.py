@@ -20,14 +20,15 @@ from torch import Tensor, nn
 
 from benchmarks.timing import alternating, forward_matmuls, rate
 from logpx import importance
-from logpx.importance import PROPOSALS, Settings
+from logpx.block import PROPOSALS, Block
+from logpx.estimator import estimate_whole
 from logpx.noise import Stream
 from pipeline.code import ROOT
 from pipeline.config import load_params
 from pipeline.data.dataset import load_dataset
 from pipeline.data.dequantise import dequantised
 from pipeline.evaluation.convergence import importance_curve
-from pipeline.evaluation.settings import estimator
+from pipeline.evaluation.settings import estimator, prepare
 from pipeline.model.checkpoint import load_model
 from pipeline.model.vae import VAE
 from pipeline.process.device import environment, set_up
@@ -35,9 +36,8 @@ from pipeline.process.device import environment, set_up
 NEAR = 0.1  # nats
 
 
-def sampling(vae: VAE, x: Tensor, settings: Settings, samples: int) -> Callable[[], object]:
+def sampling(block: Block, samples: int) -> Callable[[], object]:
     """Samples of a fitted proposal and their weights."""
-    block = importance.Block(vae, x, torch.arange(len(x), device=x.device), settings)
     proposal = importance.fit_proposal(block).proposal
     return lambda: importance.sample_log_weights(block, proposal, Stream.ESTIMATE, samples)
 
@@ -60,7 +60,7 @@ def get_nll(vae: VAE, x: Tensor, samples: int) -> Callable[[], object]:
     class Decoder(BaseDecoder):
         def __init__(self) -> None:
             super().__init__()
-            self.network = nn.Sequential(vae.decoder.network, vae.decoder.observation.link)
+            self.network = nn.Sequential(vae.decoder.network, vae.decoder.link)
 
         def forward(self, z: Tensor) -> Any:
             return ModelOutput(reconstruction=self.network(z))
@@ -75,23 +75,23 @@ def get_nll(vae: VAE, x: Tensor, samples: int) -> Callable[[], object]:
     return run
 
 
-def speed(vae: VAE, x: Tensor, settings: Settings, samples: int, rounds: int) -> dict[str, float]:
+def speed(vae: VAE, whole: Block, samples: int, rounds: int) -> dict[str, float]:
     """Decoder evaluations per second, medians."""
-    count, chunk = len(x) * samples, settings.chunk
+    x, chunk = whole.x, whole.settings.chunk
+    assert isinstance(x, Tensor)
+    count = len(x) * samples
+    turns = max(1, count // chunk)
     widths = [layer.out_features for layer in vae.decoder.network if isinstance(layer, nn.Linear)]
     matmuls = forward_matmuls(list(pairwise([vae.latent, *widths])), chunk, x.device)
 
     def limit() -> None:
-        for _ in range(count // chunk):
+        for _ in range(turns):
             matmuls()
 
-    def whole() -> Tensor:
-        return importance.log_px(vae, x, settings).evaluations
-
     contenders = {
-        "matmuls": rate(count // chunk * chunk, limit),
-        "estimator": rate(count, sampling(vae, x, settings, samples)),
-        "fit and estimate": rate(float(whole().sum()), whole),
+        "matmuls": rate(turns * chunk, limit),
+        "estimator": rate(count, sampling(whole, samples)),
+        "fit and estimate": rate(float(estimate_whole(whole).evaluations.sum()), lambda: estimate_whole(whole)),
     }
     if find_spec("pythae"):
         few = x[:8]
@@ -100,15 +100,16 @@ def speed(vae: VAE, x: Tensor, settings: Settings, samples: int, rounds: int) ->
     return alternating(contenders, rounds)
 
 
-def accuracy(vae: VAE, x: Tensor, settings: Settings, samples: int) -> dict[str, dict[str, float]]:
+def accuracy(whole: Block, samples: int) -> dict[str, dict[str, float]]:
     """Decoder evaluations and seconds per image until the mean stays within `NEAR` of the reference."""
+    settings = whole.settings
     many = replace(settings, seed=settings.seed + 1, proposal="mixture")
-    reference = importance_curve(vae, x, many, 4 * samples)["log_px"].iloc[-1]
+    reference = importance_curve(replace(whole, settings=many), 4 * samples)["log_px"].iloc[-1]
     found: dict[str, dict[str, float]] = {}
     for name in PROPOSALS:
         start = time.perf_counter()
-        curve = importance_curve(vae, x, replace(settings, proposal=name), samples)
-        seconds = (time.perf_counter() - start) / len(x) / curve["evaluations"].iloc[-1]
+        curve = importance_curve(replace(whole, settings=replace(settings, proposal=name)), samples)
+        seconds = (time.perf_counter() - start) / len(whole) / curve["evaluations"].iloc[-1]
         off = (curve["log_px"] - reference).abs().to_numpy()
         near = next((i for i in range(len(off)) if (off[i:] < NEAR).all()), None)
         used = float(curve["evaluations"].iloc[-1 if near is None else near])
@@ -133,13 +134,14 @@ def main() -> None:
     dataset, model = load_dataset(options.data), load_model(options.model, device)
     settings = estimator(load_params(ROOT / "params.yaml").evaluate, model.vae)
     x = dequantised(dataset.test_images, dataset.levels, settings.seed)[: options.images].to(device)
+    whole = prepare(model.vae, x, settings)
 
-    rates = speed(model.vae, x, settings, options.samples, options.rounds)
+    rates = speed(model.vae, whole, options.samples, options.rounds)
     for name, value in rates.items():
         print(f"{name:>16}: {value:>9.0f} decoder evaluations/s, {value / rates['matmuls']:5.2f} of the matmuls' rate")
     if "pythae" not in rates:
         print("          pythae: not installed; `uv pip install pythae` adds it to the comparison")
-    costs = accuracy(model.vae, x, settings, options.most)
+    costs = accuracy(whole, options.most)
     for name, cost in costs.items():
         words = "within" if cost["reached"] else "never within"
         print(

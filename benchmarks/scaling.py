@@ -26,7 +26,7 @@ from logpx import importance
 from logpx.noise import Stream
 from pipeline.code import ROOT
 from pipeline.config import Params, load_params
-from pipeline.evaluation.settings import estimator
+from pipeline.evaluation.settings import estimator, prepare
 from pipeline.model.vae import VAE
 from pipeline.process.device import environment, set_up
 from tools.clones import configure, temporary_clone
@@ -65,11 +65,10 @@ def costs(params: Params, rounds: int) -> dict[str, Any]:
         model = params.model.model_copy(update={"encoder": hidden, "decoder": hidden})
         vae = VAE(model, PIXELS).eval()
         settings = replace(estimator(params.evaluate, vae), proposal="encoder")
-        x = torch.rand(settings.chunk // 64, PIXELS)
-        block = importance.Block(vae, x, torch.arange(len(x)), settings)
+        block = prepare(vae, torch.rand(settings.chunk // 64, PIXELS), settings)
         proposal = importance.fit_proposal(block).proposal
         draw = rate(
-            len(x) * 512,
+            len(block) * 512,
             lambda block=block, proposal=proposal: importance.sample_log_weights(block, proposal, Stream.ESTIMATE, 512),
         )
         epoch = rate(len(images), ours(images, LEVELS, model, params.train, params.train.batch_size, CPU))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from logpx.annealing import anneal as anneal
     from logpx.annealing import bidirectional as bidirectional
-    from logpx.importance import Estimate as Estimate
-    from logpx.importance import estimate as estimate
+    from logpx.estimator import Estimate as Estimate
+    from logpx.estimator import estimate as estimate
     from logpx.model import Decoder as Decoder
     from logpx.model import Model as Model
     from logpx.observations.bernoulli import Bernoulli as Bernoulli
@@ -32,16 +32,31 @@ _HOMES = {
     "Decoder": "model",
     "Diagnosis": "weights",
     "DiscretisedLogistic": "observations.logistic",
-    "Estimate": "importance",
+    "Estimate": "estimator",
     "Gaussian": "observations.gaussian",
     "Model": "model",
     "anneal": "annealing",
     "best_gaussian": "variational",
     "bidirectional": "annealing",
     "diagnose": "weights",
-    "estimate": "importance",
+    "estimate": "estimator",
 }
-__all__ = sorted(_HOMES)
+__all__ = [
+    "Bernoulli",
+    "BetaBinomial",
+    "Categorical",
+    "Decoder",
+    "Diagnosis",
+    "DiscretisedLogistic",
+    "Estimate",
+    "Gaussian",
+    "Model",
+    "anneal",
+    "best_gaussian",
+    "bidirectional",
+    "diagnose",
+    "estimate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from logpx import importance
+from logpx import block
 from logpx.batching import splits
+from logpx.block import Block, Start, prepare
 from logpx.data import Data
-from logpx.importance import Block, Start, fit_proposal, prepare
+from logpx.importance import fit_proposal
 from logpx.model import Model, log_joint_gradient, with_gradient
 from logpx.noise import Noise, Stream
 from logpx.proposals import Proposal
@@ -64,7 +65,7 @@ class Problem:
             self.block.prior.mean
         )
 
-    def noise(self, stream: Stream, temperature: int) -> Noise:
+    def noise(self, stream: int, temperature: int) -> Noise:
         """An image's noise at a temperature, one sample per chain."""
         return self.block.noise(stream, temperature, self.settings.chains)
 
@@ -91,6 +92,17 @@ def problems(whole: Block, settings: Settings) -> list[Problem]:
     return [Problem(part, fit_proposal(part).proposal, settings) for part in parts]
 
 
+def with_steps(
+    block: Block, proposal: Proposal, steps: Float[Tensor, " batch"], settings: Settings, stream: int
+) -> Float[Tensor, "chains batch"]:
+    """Log-weights of forward chains from a given proposal, with one step size of each image at all temperatures."""
+    found = []
+    for part in splits(len(block), block.settings.chunk // settings.chains):
+        problem = Problem(block[part], proposal[part], settings)
+        found.append(_forward(problem, steps[part].expand(settings.temperatures, -1), stream))
+    return torch.cat(found, 1)
+
+
 def anneal(
     model: Model, x: Data, *, latent: int, start: Start = None, settings: Settings | None = None, **estimator: Any
 ) -> Float[Tensor, "chains images"]:
@@ -101,9 +113,9 @@ def anneal(
     Args:
         x, latent, start: as in `logpx.estimate`.
         settings: chains, temperatures, leapfrog steps, acceptance.
-        estimator: settings of the proposal: see `logpx.importance.Settings`.
+        estimator: settings of the proposal: see `logpx.block.Settings`.
     """
-    whole = prepare(model, x, importance.Settings(**estimator), latent=latent, start=start)
+    whole = prepare(model, x, block.Settings(**estimator), latent=latent, start=start)
     return torch.cat([forward(problem) for problem in problems(whole, settings or Settings())], 1)
 
 
@@ -124,7 +136,7 @@ def bidirectional(
     Args:
         exact: the z that made each image.
     """
-    whole = prepare(model, x, importance.Settings(**estimator), latent=exact.shape[-1], start=start)
+    whole = prepare(model, x, block.Settings(**estimator), latent=exact.shape[-1], start=start)
     both = [
         from_both_sides(problem, exact[problem.block.images]) for problem in problems(whole, settings or Settings())
     ]
@@ -155,16 +167,18 @@ def from_both_sides(
 def tune(problem: Problem) -> Float[Tensor, "temperatures batch"]:
     """Leapfrog step sizes for each temperature and image, from a round of chains whose weights are not used."""
     betas, settings = problem.betas, problem.settings
-    state = _start(problem, Stream.ANNEALING_TUNING)
+    state = initial_state(problem, Stream.ANNEALING_TUNING)
     steps = [torch.full((len(problem.block),), FIRST_STEP).to(problem.block.prior.mean)]
     for t in range(1, len(betas) - 1):
-        state, acceptance = _transition(problem, Stream.ANNEALING_TUNING, t, state, betas[t], steps[-1])
+        state, acceptance = transition(problem, Stream.ANNEALING_TUNING, t, state, betas[t], steps[-1])
         steps.append(steps[-1] * (TUNING_RATE * (acceptance - settings.acceptance)).exp())
     return torch.stack(steps)
 
 
-def _forward(problem: Problem, steps: Float[Tensor, "temperatures batch"]) -> Float[Tensor, "chains batch"]:
-    return _run(problem, Stream.ANNEALING_FORWARD, _start(problem, Stream.ANNEALING_FORWARD), steps)
+def _forward(
+    problem: Problem, steps: Float[Tensor, "temperatures batch"], stream: int = Stream.ANNEALING_FORWARD
+) -> Float[Tensor, "chains batch"]:
+    return _run(problem, stream, initial_state(problem, stream), steps)
 
 
 def schedule(temperatures: int, *, reverse: bool) -> Iterator[tuple[int, int]]:
@@ -178,20 +192,20 @@ def schedule(temperatures: int, *, reverse: bool) -> Iterator[tuple[int, int]]:
 
 @torch.no_grad()
 def _run(
-    problem: Problem, stream: Stream, state: State, steps: Float[Tensor, "temperatures batch"], *, reverse: bool = False
+    problem: Problem, stream: int, state: State, steps: Float[Tensor, "temperatures batch"], *, reverse: bool = False
 ) -> Float[Tensor, "chains batch"]:
     """Log-weights of one round of chains with fixed step sizes."""
     betas, last = problem.betas, problem.settings.temperatures
     log_w = torch.zeros(state.target.shape, dtype=torch.float64)
     for move, t in schedule(last, reverse=reverse):
         if 0 < move < last:  # at both ends the chains are exact samples already
-            state, _ = _transition(problem, stream, move, state, betas[move], steps[move])
+            state, _ = transition(problem, stream, move, state, betas[move], steps[move])
         log_w += ((betas[t] - betas[t - 1]) * (state.target - state.start)).cpu().double()
     return log_w
 
 
-def _transition(
-    problem: Problem, stream: Stream, temperature: int, state: State, beta: Tensor, step: Float[Tensor, " batch"]
+def transition(
+    problem: Problem, stream: int, temperature: int, state: State, beta: Tensor, step: Float[Tensor, " batch"]
 ) -> tuple[State, Float[Tensor, " batch"]]:
     """One Hamiltonian transition that leaves r^(1−β) p^β invariant, and the mean acceptance of each image.
 
@@ -217,7 +231,8 @@ def _where(accepted: Bool[Tensor, "chains batch"], new: State, old: State) -> St
     )
 
 
-def _start(problem: Problem, stream: Stream) -> State:
+def initial_state(problem: Problem, stream: int) -> State:
+    """Chains at samples of the proposal."""
     return _state(problem, problem.proposal.sample(problem.noise(stream, 0)))
 
 

@@ -55,6 +55,10 @@ class Gaussian:
         columns = steps.permute(1, 2, 0)  # (batch, latent, samples)
         return torch.linalg.solve_triangular(self.cholesky.mT, columns, upper=True).permute(2, 0, 1)
 
+    def whiten(self, z: Samples) -> Samples:
+        """ε = Lᵀ (z − mean)."""
+        return (self.cholesky.mT @ (z - self.mean).permute(1, 2, 0)).permute(2, 0, 1)
+
     def whiten_gradient(self, gradient: Samples) -> Samples:
         """∇_ε = L⁻¹ ∇_z."""
         columns = gradient.permute(1, 2, 0)

@@ -1,255 +1,63 @@
-"""Importance sampling of log p(x): p(x) ≈ 1/K Σ p(x | z_k) p(z_k) / r(z_k | x), z_k ~ r, the proposal.
+"""Adaptive importance sampling of log p(x) = log E_r[p(x, z) / r(z | x)].
 
-Pilot samples first refine the proposal and choose K for each image. The estimate uses fresh samples only, so 1/K Σ w
-is unbiased for p(x) whatever the pilots showed.
+Pilot samples of each image decide how many samples it gets. They are not part of the estimate, so that the choice
+cannot bias it.
 """
 
-import sys
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from logpx.batching import chunk_size, noise_blocks, splits
-from logpx.data import Data, count, device_of, select
-from logpx.distributions import Rows
-from logpx.model import Model, Moments, check, log_weights, prior_moments
-from logpx.noise import BLOCK, LEVELS, Noise, Stream, draw
-from logpx.proposals import Fit, Proposal, concatenate, propose
+from logpx import modes, proposals
+from logpx.batching import noise_blocks, splits
+from logpx.block import GROWTH, Block
+from logpx.model import log_weights
+from logpx.noise import BLOCK, Stream
+from logpx.proposals import Proposal, concatenate
 from logpx.weights import LEAST_FOR_TAIL, MINIMUM_ESS, Diagnosis, Weights, diagnose, khat_threshold, pareto_khat
 
-PROPOSALS = ("prior", "encoder", "laplace", "mixture")
-GROWTH = 4  # factor between the numbers of samples of two levels
 SAFETY = 2.0  # factor on MINIMUM_ESS for pilots, whose effective sample size is an overestimate
-MARGIN = 0.2  # subtracted from the limit of k̂ for pilots: more than one standard error of their k̂
-AGREEMENT = 2.0  # standard errors between the estimates of two proposals, one of which confirms the other
-OTHER_SEED = 1 << 62
-GRADIENTS = (32, 64)  # samples whose gradients refine the proposal, by round
-GRADIENTS_OF_HARD = (128,)  # the same, at each level after the first
+MARGIN = 0.1  # subtracted from the limit of k̂ for pilots, whose k̂ is less certain than that of more samples
+GRADIENTS_OF_HARD = 128  # samples whose gradients refine the proposal at each level after the first
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of the estimator. Every one has a default.
+class Fit(NamedTuple):
+    """A proposal fitted to a block of images, and its cost."""
 
-    Attributes:
-        samples: importance samples K per image, at least 32. Pilot samples are drawn in addition.
-        budget: most samples of an image whose pilots show that K is too few; at most 4⁷ times `samples`.
-        chunk: decoder evaluations held in memory at once, at least 128; 0 chooses what suits the machine. It changes
-            results by rounding only.
-        seed: the noise of image i depends on the seed and i only.
-        proposal: prior, encoder, laplace or mixture.
-        degrees_of_freedom: of Student's t tails for the fitted proposal; None for Gaussian tails.
-        starts: points that the search for the posterior's mode starts from: the start that is given, the prior's mean,
-            and draws of the prior.
-
-    Raises:
-        ValueError: for a value outside its range.
-    """
-
-    samples: int = 256
-    budget: int = 4096
-    chunk: int = 0
-    seed: int = 0
-    proposal: str = "mixture"
-    degrees_of_freedom: float | None = None
-    starts: int = 4
-
-    def __post_init__(self) -> None:
-        if self.samples < 32:
-            raise ValueError(f"samples = {self.samples}: at least 32")
-        if self.budget > self.samples * GROWTH ** (LEVELS - 1):
-            raise ValueError(f"budget = {self.budget}: at most {GROWTH ** (LEVELS - 1)} times samples")
-        if self.chunk and self.chunk < BLOCK:
-            raise ValueError(f"chunk = {self.chunk}: at least {BLOCK}, or 0")
-        if self.proposal not in PROPOSALS:
-            raise ValueError(f"proposal = {self.proposal}: one of {', '.join(PROPOSALS)}")
-
-
-class Estimate(NamedTuple):
-    """Estimates of log p(x) in nats, with diagnostics and cost: one value per image, on the CPU."""
-
-    log_px: Float[Tensor, " batch"]
-    standard_error: Float[Tensor, " batch"]
-    ess: Float[Tensor, " batch"]
-    khat: Float[Tensor, " batch"]
-    samples: Float[Tensor, " batch"]
-    trusted: Bool[Tensor, " batch"]
+    proposal: Proposal
     converged: Bool[Tensor, " batch"]  # whether the mode that the proposal rests on was found
+    complete: Bool[Tensor, " batch"]  # whether the search found no more modes at its end
     evaluations: Float[Tensor, " batch"]  # decoder evaluations; a tangent or a gradient counts as one
-
-    def __str__(self) -> str:
-        images = len(self.log_px)
-        spread = float(self.log_px.std()) / images**0.5 if images > 1 else float(self.standard_error[0])
-        return (
-            f"log p(x) = {float(self.log_px.mean()):.2f} ± {spread:.2f} nats, mean of {images} images\n"
-            f"trusted: {int(self.trusted.sum())} of {images} ({100 * float(self.trusted.double().mean()):.1f} %), "
-            f"median standard error of an image {float(self.standard_error.median()):.3f} nats\n"
-            f"cost: {float(self.evaluations.mean()):.0f} decoder evaluations per image"
-        )
-
-
-@dataclass(frozen=True)
-class Block:
-    """Images that are measured together.
-
-    Attributes:
-        x: the images, on the model's device.
-        images: their indices in the data set, which their noise belongs to; on the same device.
-        prior: the prior's mean and standard deviation, for each image or one row for all.
-        start: where each image's search for the mode starts, besides the prior's mean; or None.
-        encoder: mean and standard deviation of each image's q(z | x), or None.
-    """
-
-    model: Model
-    x: Data
-    images: Int[Tensor, " batch"]
-    prior: Moments
-    start: Float[Tensor, "batch latent"] | None
-    encoder: Moments | None
-    settings: Settings
-
-    @property
-    def latent(self) -> int:
-        return self.prior.mean.shape[-1]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, rows: Rows) -> "Block":
-        prior = self.prior if len(self.prior.mean) == 1 else Moments(*(moment[rows] for moment in self.prior))
-        start = None if self.start is None else self.start[rows]
-        encoder = self.encoder and Moments(*(moment[rows] for moment in self.encoder))
-        return replace(
-            self, x=select(self.x, rows), images=self.images[rows], prior=prior, start=start, encoder=encoder
-        )
-
-    def noise(self, stream: int, block: int, samples: int) -> Noise:
-        drawn = draw(self.settings.seed, self.images, stream, block, samples, self.latent)
-        return drawn.to(self.prior.mean)
-
-
-Start = Float[Tensor, "images latent"] | tuple[Tensor, Tensor] | None
-
-
-def prepare(model: Model, x: Data, settings: Settings, *, latent: int, start: Start = None, first: int = 0) -> Block:
-    """All images as one block; the arguments are those of `estimate`."""
-    check(model, x, latent)
-    if not settings.chunk:
-        settings = replace(settings, chunk=chunk_size(model, x, latent))
-    images = first + torch.arange(count(x), device=device_of(x))
-    prior = prior_moments(model, x, latent, settings.seed)
-    parts = () if start is None else (start,) if isinstance(start, Tensor) else start
-    for part in parts:
-        if part.shape != (count(x), latent):
-            raise ValueError(f"start has the shape {tuple(part.shape)}; ({count(x)}, {latent}) is needed")
-    parts = [part.detach() for part in parts]
-    encoder = Moments(*parts) if len(parts) == 2 else None
-    if encoder is None and settings.proposal == "encoder":
-        raise ValueError("proposal = encoder needs start = (mean, standard deviation) of the encoder")
-    return Block(model, x, images, prior, parts[0] if parts else None, encoder, settings)
-
-
-def blocks(whole: Block) -> list[Block]:
-    """Blocks of images that fit in memory."""
-    return [whole[part] for part in splits(len(whole), whole.settings.chunk // whole.latent)]
-
-
-def estimate(
-    model: Model, x: Data, *, latent: int, start: Start = None, first: int = 0, progress: bool = False, **settings: Any
-) -> Estimate:
-    """Log p(x) of each image, in nats, with its error and a verdict.
-
-    Args:
-        x: images, on the model's device; one tensor or a tuple of aligned ones.
-        latent: dimensions of z.
-        start: where to look for the posterior's mode: the encoder's mean, or its mean and standard deviation. With both
-            the encoder is a component of the proposal too. None starts from the prior only.
-        first: index of the first of these images in their data set, which the noise belongs to.
-        progress: show a progress bar.
-        settings: see `Settings`.
-
-    Raises:
-        ValueError: for wrong shapes, settings out of range, or a model whose derivatives cannot be computed.
-
-    >>> import logpx, torch
-    >>> model = logpx.Decoder(torch.nn.Linear(2, 5), logpx.Gaussian(0.5))
-    >>> found = logpx.estimate(model, torch.zeros(3, 5), latent=2)
-    >>> bool(found.trusted.all())
-    True
-    """
-    return estimate_whole(prepare(model, x, Settings(**settings), latent=latent, start=start, first=first), progress)
-
-
-def estimate_whole(whole: Block, progress: bool = False) -> Estimate:
-    """The same for images that are prepared."""
-    parts = blocks(whole)
-    found = []
-    for number, part in enumerate(parts):
-        if progress:
-            print(f"\rlog p(x): {number} of {len(parts)} blocks", end="", file=sys.stderr, flush=True)
-        found.append(estimate_block(part))
-    if progress:
-        print(f"\rlog p(x): {len(parts)} of {len(parts)} blocks", file=sys.stderr)
-    return Estimate(*map(torch.cat, zip(*found, strict=True)))
-
-
-@torch.no_grad()
-def estimate_block(block: Block) -> Estimate:
-    """Log p(x) of each image of a block."""
-    fit = fit_proposal(block)
-    diagnosis, evaluations = _measure(block, fit.proposal, level=0)
-    evaluations += fit.evaluations.cpu()
-    if block.settings.proposal != "mixture":
-        diagnosis, spent = _confirmed(block, diagnosis)
-        evaluations += spent
-    return Estimate(*diagnosis, fit.converged.cpu(), evaluations)
-
-
-def _confirmed(block: Block, diagnosis: Diagnosis) -> tuple[Diagnosis, Float[Tensor, " batch"]]:
-    """Trust an estimate with another proposal than the mixture only if the mixture's estimate agrees.
-
-    Weights show nothing of regions where the proposal has no samples: if it is narrower than the posterior, they can
-    look harmless while most of p(x) is missed. Equal weights need no second estimate: the proposal is the posterior.
-
-    Returns:
-        The estimates, with fewer trusted ones, and the mixture's decoder evaluations.
-    """
-    trusted, evaluations = diagnosis.trusted.clone(), torch.zeros(len(block), dtype=torch.float64)
-    rows = (trusted & (diagnosis.khat > -torch.inf)).nonzero().squeeze(1)
-    if len(rows):
-        some = block[rows.to(block.images.device)]
-        # Another seed, so that the two estimates share no noise.
-        settings = replace(block.settings, proposal="mixture", seed=block.settings.seed ^ OTHER_SEED)
-        mixture = estimate_block(replace(some, settings=settings))
-        error = torch.hypot(diagnosis.standard_error[rows], mixture.standard_error)
-        near = (diagnosis.log_px[rows] - mixture.log_px).abs() <= AGREEMENT * error
-        trusted[rows] = near & mixture.trusted
-        evaluations[rows] = mixture.evaluations
-    return diagnosis._replace(trusted=trusted), evaluations
 
 
 @torch.no_grad()
 def fit_proposal(block: Block) -> Fit:
-    """Fit the proposal to each image of a block, and refine it."""
-    settings = block.settings
-    fit = propose(
-        settings.proposal, block.model, block.x, block.prior, block.encoder, _starts(block), settings.degrees_of_freedom
-    )
-    if not fit.proposal.adaptable:
-        return fit
-    proposal = _refined(block, fit.proposal, level=0)
-    return fit._replace(proposal=proposal, evaluations=fit.evaluations + 2 * sum(GRADIENTS))
+    """The proposal that the settings name; a fitted one is refined."""
+    name, encoder = block.settings.proposal, block.encoder
+    if name in ("prior", "encoder"):
+        found = torch.ones_like(block.images, dtype=torch.bool)
+        nothing = torch.zeros_like(block.images, dtype=torch.float64)
+        if name == "prior":
+            return Fit(proposals.from_prior(block.prior, len(block)), found, found, nothing)
+        assert encoder is not None
+        return Fit(proposals.from_encoder(encoder), found, found, nothing)
+    found = modes.find(block)
+    defensive = [proposals.from_prior(block.prior, len(block))]
+    if encoder is not None:
+        defensive.insert(0, proposals.from_encoder(encoder))
+    degrees_of_freedom = block.settings.degrees_of_freedom
+    fitted = proposals.from_modes(found, degrees_of_freedom, defensive if name == "mixture" else ())
+    refined = _refined(block, fitted, level=0)
+    evaluations = found.evaluations + _gradient_evaluations(refined, level=0)
+    return Fit(refined, found.peaks[0].converged, found.complete, evaluations)
 
 
-def _starts(block: Block) -> list[Float[Tensor, "#batch latent"]]:
-    """Where the search for the mode starts: the start that was given, the prior's mean, and draws of the prior."""
-    mean, scale = block.prior
-    known = [mean] if block.start is None else [block.start, mean]
-    drawn = max(0, block.settings.starts - len(known))
-    return known + list(mean + scale * block.noise(Stream.STARTS, 0, drawn).normal) if drawn else known
+def _gradient_evaluations(proposal: Proposal, level: int) -> Float[Tensor, " batch"]:
+    """Decoder evaluations of `_refined`, for each image: each of its fitted components has its own samples."""
+    latent = proposal.components[0].mean.shape[-1]
+    return 2 * sum(_rounds(level, latent)) * (proposal.shares[:, : proposal.fitted] > 0).sum(1).double()
 
 
 def pilot_samples(samples: int) -> int:
@@ -259,7 +67,7 @@ def pilot_samples(samples: int) -> int:
 
 def _refined(block: Block, proposal: Proposal, level: int) -> Proposal:
     """Refine the proposal of each image by gradients at its own samples, in rounds."""
-    for number, samples in enumerate(_rounds(level)):
+    for number, samples in enumerate(_rounds(level, block.latent)):
         parts = []
         for rows in splits(len(block), block.settings.chunk // samples):
             part = block[rows]
@@ -269,11 +77,15 @@ def _refined(block: Block, proposal: Proposal, level: int) -> Proposal:
     return proposal
 
 
-def _rounds(level: int) -> tuple[int, ...]:
-    return GRADIENTS_OF_HARD if level else GRADIENTS
+def _rounds(level: int, latent: int) -> tuple[int, ...]:
+    """Samples whose gradients refine the proposal, by round: a regression needs more of them in more dimensions."""
+    if level:
+        return (GRADIENTS_OF_HARD,)
+    first = min(max(16, latent + latent % 2), BLOCK)
+    return first, 2 * first
 
 
-def _measure(block: Block, proposal: Proposal, level: int) -> tuple[Diagnosis, Float[Tensor, " batch"]]:
+def measure(block: Block, proposal: Proposal, level: int = 0) -> tuple[Diagnosis, Float[Tensor, " batch"]]:
     """Measure the images whose pilots show that this level's K is enough, and the others at the next level.
 
     Returns:
@@ -281,15 +93,16 @@ def _measure(block: Block, proposal: Proposal, level: int) -> tuple[Diagnosis, F
     """
     settings = block.settings
     samples = settings.samples * GROWTH**level
-    pilots = pilot_samples(samples)
-    log_w = sample_log_weights(block, proposal, Stream.PILOT.of(level), pilots)
     hard = torch.zeros(len(block), dtype=torch.bool)
+    evaluations = torch.zeros(len(block), dtype=torch.float64)
     if samples * GROWTH <= settings.budget:
+        pilots = pilot_samples(samples)
+        log_w = sample_log_weights(block, proposal, Stream.PILOT.of(level), pilots)
         hard = _needs_more(log_w, samples, adaptable=proposal.adaptable)
+        evaluations += pilots
 
     order: list[Tensor] = []
     diagnoses: list[Diagnosis] = []
-    evaluations = torch.full((len(block),), float(pilots), dtype=torch.float64)
     for rows, harder in ((~hard).nonzero().squeeze(1), False), (hard.nonzero().squeeze(1), True):
         if len(rows) == 0:
             continue
@@ -298,8 +111,8 @@ def _measure(block: Block, proposal: Proposal, level: int) -> tuple[Diagnosis, F
         if harder:
             if shaped.adaptable:
                 shaped = _refined(some, shaped, level + 1)
-                evaluations[rows] += 2 * sum(_rounds(level + 1))
-            diagnosis, spent = _measure(some, shaped, level + 1)
+                evaluations[rows] += _gradient_evaluations(shaped, level + 1).cpu()
+            diagnosis, spent = measure(some, shaped, level + 1)
         else:
             diagnosis = diagnose(sample_log_weights(some, shaped, Stream.ESTIMATE.of(level), samples))
             spent = diagnosis.samples

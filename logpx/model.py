@@ -98,11 +98,11 @@ class Decoder:
             return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
         return self.prior.log_prob(z)
 
-    def sample_prior(self, shape: tuple[int, ...], x: Tensor) -> Tensor:
+    def sample_prior(self, shape: tuple[int, ...], x: Data) -> Tensor:
         """z ~ p(z) for each image of x: (*shape, batch, latent)."""
         if self.prior is None:
             raise ValueError("N(0, I) has no number of dimensions: draw with torch.randn")
-        return self.prior.sample((*shape, len(x)))
+        return self.prior.sample((*shape, count(x)))
 
 
 def log_joint(model: Model, x: Data, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:

@@ -33,7 +33,7 @@ ROUNDS = 10
 class Stream(IntEnum):
     """What an image's noise is used for. Each use has its own stream, so that no two uses share a number.
 
-    `ESTIMATE` and `PILOT` are each the first of `LEVELS` consecutive numbers, one per level of the adaptive estimator.
+    `ESTIMATE`, `PILOT` and the streams of a rescue are each the first of `LEVELS` consecutive numbers, one per level.
     `REFINEMENT` is the first of 2 · `LEVELS`, two per level. `of(level)` gives the number of a level.
     """
 
@@ -42,11 +42,15 @@ class Stream(IntEnum):
     PILOT = 33
     REFINEMENT = 65
     STARTS = 88
+    DRAWS = 89
     BEST_GAUSSIAN_STEPS = 80
     BEST_GAUSSIAN_RESULT = 81
     ANNEALING_TUNING = 96
     ANNEALING_FORWARD = 97
     ANNEALING_REVERSE = 98
+    RESCUE_CHAINS = 104
+    RESCUE_ESTIMATE = 112
+    RESCUE_ANNEALING = 120
 
     def of(self, level: int, part: int = 0) -> int:
         """The number of this stream at a level, and for `REFINEMENT` of a round at that level."""

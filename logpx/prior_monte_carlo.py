@@ -26,7 +26,8 @@ def prior_monte_carlo(
 ) -> PriorEstimates:
     """Unbiased for p(x), but useless in practice, since almost no z of the prior explains a given x.
 
-    For the prior N(0, I) and the Gaussian observation model. All images share the samples, so that each costs one decoder evaluation and a matmul.
+    For the prior N(0, I) and the Gaussian observation model. All images share the samples, so that each costs one
+    decoder evaluation and a matmul.
     """
     assert isinstance(model.observation, Gaussian)
     weights = [Weights(len(part)) for part in x.split(chunk)]

@@ -3,24 +3,23 @@
 Randomness is passed in as `Noise`, so that it belongs to the image. `proposal[rows]` is the proposal of some images.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from logpx import distributions, laplace
-from logpx.data import Data, count, device_of
+from logpx import distributions
+from logpx.data import Data, select
 from logpx.distributions import Diagonal, Gaussian, Rows, StudentT
 from logpx.model import Model, Moments
+from logpx.modes import Modes
 from logpx.noise import Noise
 from logpx.refinement import refine
 
-# Fractions of the encoder, if there is one, and of the prior in the mixture. The fitted component gets nearly all
-# samples; the others bound the weights of samples in regions that it misses.
+# Fractions of the encoder, if there is one, and of the prior in the mixture. The fitted components get nearly all
+# samples; the others bound the weights of samples in regions that those miss.
 DEFENSIVE_SHARE = 0.05
 
 # The fitted proposal's standard deviations are enlarged by this fraction: tails that are too light cost far more than
@@ -37,50 +36,75 @@ class Proposal:
 
     With w = p / Σ_j π_j r_j a weight is at most p / (π_j r_j) for every j, so that one bad component cannot
     spoil an image (Veach & Guibas 1995; Owen & Zhou 2000). One component is the plain proposal.
+
+    Attributes:
+        shares: π_j of each image; 0 for a component that the image lacks.
+        fitted: number of the first components that gradients at samples may move and reshape.
+        widening: factor by which the fitted components are wider than the Gaussians that were fitted.
     """
 
-    shares: tuple[float, ...]
+    shares: Float[Tensor, "batch components"]
     components: tuple[Gaussian | Diagonal, ...]
-    adaptable: bool  # whether gradients at pilot samples may move and reshape the first component
-    widening: float = 1.0  # factor by which the first component is wider than the Gaussian that was fitted
+    fitted: int = 0
+    widening: float = 1.0
+
+    @property
+    def adaptable(self) -> bool:
+        return self.fitted > 0
 
     def sample(self, noise: Noise) -> Float[Tensor, "samples batch latent"]:
         """u chooses the component, ε makes z."""
-        # Given that u chose the first component, u / π₁ is uniform again.
-        z = self.components[0].sample(noise._replace(uniform=noise.uniform / self.shares[0]))
-        below = self.shares[0]
-        for share, component in zip(self.shares[1:], self.components[1:], strict=True):
-            z = torch.where((noise.uniform >= below)[..., None], component.sample(noise), z)
-            below += share
+        below = torch.zeros_like(self.shares[:, 0])
+        z = None
+        for share, component in zip(self.shares.T, self.components, strict=True):
+            # Given that u chose the component, (u − below) / share is uniform again.
+            uniform = ((noise.uniform - below) / share.clamp(min=1e-12)).clamp(0, 1)
+            drawn = component.sample(noise._replace(uniform=uniform))
+            chosen = (noise.uniform >= below) & (share > 0)
+            z = drawn if z is None else torch.where(chosen[..., None], drawn, z)
+            below = below + share
+        assert z is not None
         return z
 
     def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
-        each = [math.log(s) + c.log_prob(z) for s, c in zip(self.shares, self.components, strict=True)]
+        each = [share.log() + c.log_prob(z) for share, c in zip(self.shares.T, self.components, strict=True)]
         return torch.stack(each).logsumexp(0)
 
     def refined(self, model: Model, x: Data, noise: Noise, *, hard: bool = False) -> "Proposal":
-        """The same proposal with its first component moved and reshaped by gradients at samples of it.
+        """The same proposal with its fitted components moved and reshaped by gradients at samples of them.
 
         Args:
-            hard: whether the images' weights have shown heavy tails; then the component is made wider.
+            hard: whether the images' weights have shown heavy tails; then the components are made wider.
         """
-        first = self.components[0]
-        assert isinstance(first, Gaussian)
-        latent = first.mean.shape[-1]
-        # Gradients are evaluated at samples of the Gaussian itself; importance samples come from the widened one.
-        new = refine(model, x, replace(first, cholesky=first.cholesky * self.widening), noise.normal)
-        widening = inflation(latent, hard=hard)
-        wider = replace(new, cholesky=new.cholesky / widening)
-        return replace(self, components=(wider, *self.components[1:]), widening=widening)
+        widening = inflation(noise.normal.shape[-1], hard=hard)
+        components = list(self.components)
+        for number, component in enumerate(components[: self.fitted]):
+            assert isinstance(component, Gaussian)
+            rows = (self.shares[:, number] > 0).nonzero().squeeze(1)
+            if len(rows) == 0:
+                continue
+            # Gradients are evaluated at samples of the Gaussian itself; importance samples come from the widened one.
+            narrow = replace(component, cholesky=component.cholesky * self.widening)[rows]
+            new = refine(model, select(x, rows), narrow, noise.normal[:, rows])
+            components[number] = replace(
+                component,
+                mean=component.mean.index_copy(0, rows, new.mean),
+                cholesky=component.cholesky.index_copy(0, rows, new.cholesky / widening),
+            )
+        return replace(self, components=tuple(components), widening=widening)
 
     def __getitem__(self, rows: Rows) -> "Proposal":
-        return replace(self, components=tuple(component[rows] for component in self.components))
+        return replace(self, shares=self.shares[rows], components=tuple(each[rows] for each in self.components))
 
 
 def concatenate(parts: Sequence[Proposal]) -> Proposal:
     """The proposal of consecutive batches."""
     components = zip(*(part.components for part in parts), strict=True)
-    return replace(parts[0], components=tuple(distributions.concatenate(batches) for batches in components))
+    return replace(
+        parts[0],
+        shares=torch.cat([part.shares for part in parts]),
+        components=tuple(distributions.concatenate(batches) for batches in components),
+    )
 
 
 def inflation(latent: int, *, hard: bool = False) -> float:
@@ -92,47 +116,39 @@ def inflation(latent: int, *, hard: bool = False) -> float:
     return 1 + (EXCESS_OF_HARD if hard else EXCESS) * min(1.0, (16 / latent) ** 0.5)
 
 
-class Fit(NamedTuple):
-    """A proposal fitted to a batch of images, and its cost."""
-
-    proposal: Proposal
-    converged: Bool[Tensor, " batch"]  # whether the mode that the proposal rests on was found
-    evaluations: Int[Tensor, " batch"]  # decoder evaluations; a tangent or a gradient counts as one
+def from_prior(prior: Moments, images: int) -> Proposal:
+    """A Gaussian with the prior's mean and standard deviation."""
+    component = Diagonal(*(moment.expand(images, -1) for moment in prior))
+    return Proposal(torch.ones_like(component.mean[:, :1]), (component,))
 
 
-def propose(
-    name: str,
-    model: Model,
-    x: Data,
-    prior: Moments,
-    encoder: Moments | None,
-    starts: Sequence[Float[Tensor, "#batch latent"]],
-    degrees_of_freedom: float | None = None,
-) -> Fit:
-    """The proposal called `name` for a batch of images: prior, encoder, laplace or mixture.
+def from_encoder(encoder: Moments) -> Proposal:
+    """q(z | x)."""
+    return Proposal(
+        torch.ones_like(encoder.mean[:, :1]), (Diagonal(encoder.mean, encoder.scale.clamp(*ENCODER_SCALES)),)
+    )
+
+
+def from_modes(modes: Modes, degrees_of_freedom: float | None, defensive: Sequence[Proposal] = ()) -> Proposal:
+    """A Gaussian, or Student's t, at each mode, mixed with some of the defensive proposals.
 
     Args:
-        prior: its mean and standard deviation; a Gaussian with these stands for it.
-        encoder: mean and standard deviation of q(z | x) of each image. None leaves it out of the mixture.
-        starts: where the search for the mode starts: one z per image, or one for all.
-        degrees_of_freedom: of Student's t tails for the fitted component; None for Gaussian tails.
+        modes: their masses decide how much of the mixture each gets.
+        degrees_of_freedom: of Student's t tails for the fitted components; None for Gaussian tails.
+        defensive: proposals of one component, each with the share `DEFENSIVE_SHARE`.
     """
-    images, device = count(x), device_of(x)
-    found = torch.ones(images, dtype=torch.bool, device=device)
-    nothing = torch.zeros(images, dtype=torch.long, device=device)
-    wide = [Diagonal(*(moment.expand(images, -1) for moment in prior))]
-    if name == "prior":
-        return Fit(Proposal((1.0,), tuple(wide), adaptable=False), found, nothing)
-    if encoder is not None:
-        wide.insert(0, Diagonal(encoder.mean, encoder.scale.clamp(*ENCODER_SCALES)))
-    if name == "encoder":
-        return Fit(Proposal((1.0,), (wide[0],), adaptable=False), found, nothing)
-    mode, cholesky, converged, evaluations = laplace.fit(model, x, starts)
-    widening = inflation(mode.shape[-1])
-    # Contiguous, so that an image's rounding does not depend on how its block was split.
-    factor = (cholesky.to(mode) / widening).contiguous()
-    fitted = StudentT(mode, factor, degrees_of_freedom) if degrees_of_freedom else Gaussian(mode, factor)
-    if name == "laplace":
-        wide = []
-    shares = (1 - DEFENSIVE_SHARE * len(wide), *[DEFENSIVE_SHARE] * len(wide))
-    return Fit(Proposal(shares, (fitted, *wide), adaptable=True, widening=widening), converged, evaluations)
+    widening = inflation(modes.peaks[0].mode.shape[-1])
+    wide = [proposal.components[0] for proposal in defensive]
+    log_masses = torch.stack([peak.log_mass for peak in modes.peaks], 1)
+    masses = log_masses.nan_to_num(neginf=-1e30).softmax(1).to(modes.peaks[0].mode)
+    shares = [masses * (1 - DEFENSIVE_SHARE * len(wide))] + [torch.full_like(masses[:, :1], DEFENSIVE_SHARE)] * len(
+        wide
+    )
+    fitted = []
+    for peak in modes.peaks:
+        # Contiguous, so that an image's rounding does not depend on how its block was split.
+        factor = (peak.cholesky.to(peak.mode) / widening).contiguous()
+        fitted.append(
+            StudentT(peak.mode, factor, degrees_of_freedom) if degrees_of_freedom else Gaussian(peak.mode, factor)
+        )
+    return Proposal(torch.cat(shares, 1), (*fitted, *wide), fitted=len(fitted), widening=widening)

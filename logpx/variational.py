@@ -63,7 +63,7 @@ def _of_block(
     def elbo(epsilon: Float[Tensor, "samples batch latent"]) -> Float[Tensor, " batch"]:
         now = diagonal_normal(q.mean + q.scale * move, q.scale * log_scale.exp())
         z = now.mean + now.stddev * epsilon
-        if isinstance(model, Decoder) and model.prior is None:
+        if isinstance(model, Decoder) and model.prior is None and isinstance(x, Tensor):
             return model.log_likelihood(x, z).mean(0) - _kl_to_standard_normal(now)
         return log_joint(model, x, z).mean(0) + now.entropy()
 

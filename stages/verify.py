@@ -25,7 +25,7 @@ def main() -> None:
     dataset = load_dataset(arguments.data)
     model = load_model(arguments.model, device)
     settings = estimator(params.evaluate, model.vae)
-    measured = read_parquet(arguments.images, "log_px", "log_px_se", "elbo").head(verify.images)
+    measured = read_parquet(arguments.images, "log_px", "log_px_se", "trusted", "elbo").head(verify.images)
     # The same dequantised images that the evaluation measured.
     x = dequantised(dataset.test_images, dataset.levels, params.evaluate.seed)[: len(measured)].to(device)
 
@@ -39,6 +39,10 @@ def main() -> None:
     if metrics["not_finite"]:
         print(f"warning: {metrics['not_finite']} differences are not finite and are excluded", file=sys.stderr)
     print(f"evaluate - annealed: {plus_minus(metrics, 'difference', '+.2f')} nats per image")
+    if "missed" in metrics:
+        print(
+            f"trusted estimates below the lower bound: {metrics['missed']:.1%} of {metrics['trusted']} simulated images"
+        )
     print(f"bidirectional gap on simulated images: {plus_minus(metrics, 'bdmc_gap')} nats per image")
 
 

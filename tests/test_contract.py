@@ -1,6 +1,7 @@
 """The contract: imports go from higher layers to lower ones, and dvc.yaml declares exactly what each stage uses."""
 
 import ast
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import logpx
 from pipeline.code import CODE_ROOTS, ROOT, code_files
 from pipeline.config import Params, Runtime
 from tests.imports import FOLDERS, closure, imports
@@ -113,11 +115,75 @@ def test_in_the_pipeline_only_tracking_itself_imports_tracking(path: Path) -> No
     assert not [used for used in imports(path) if used.is_relative_to("pipeline/tracking")]
 
 
-@pytest.mark.parametrize("path", [path for path in ALL_CODE if path.name == "__init__.py"], ids=str)
+PACKAGES = [path for path in ALL_CODE if path.name == "__init__.py"]
+# What a package needs to load its names when they are first used.
+LAZY = {"importlib", "typing"}
+
+
+def imports_at_once(source: str) -> list[str]:
+    """Modules that a package imports when it is imported, beside those of `LAZY`.
+
+    Imports in functions and under `if TYPE_CHECKING` do not run then.
+    """
+    waiting: list[ast.AST] = list(ast.parse(source).body)
+    found: list[str] = []
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append("." * node.level + (node.module or ""))
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+    return [name for name in found if name not in LAZY]
+
+
+@pytest.mark.parametrize("path", PACKAGES, ids=str)
 def test_a_package_imports_nothing_when_it_is_imported(path: Path) -> None:
     """So a stage depends only on the modules that it names, and `logpx.observations` does not load the estimator."""
-    body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
-    assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
+    assert imports_at_once((ROOT / path).read_text(encoding="utf-8")) == []
+
+
+def test_importing_a_package_loads_neither_its_modules_nor_pytorch() -> None:
+    """The same without reading the source: calls of `import_module` count too."""
+    for path in PACKAGES:
+        name = ".".join(path.parent.parts)
+        code = f"import sys, {name}; print(*sys.modules)"
+        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        ours = {module for module in result.stdout.split() if module.split(".")[0] in {*FOLDERS, "torch"}}
+        parents = {".".join(path.parent.parts[: depth + 1]) for depth in range(len(path.parent.parts))}
+        assert ours == parents
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from logpx.model import Model",
+        "import torch",
+        "from . import model",
+        "if True:\n    import torch",
+        "if TYPE_CHECKING:\n    pass\nelse:\n    import torch",
+        "try:\n    import torch\nexcept ImportError:\n    pass",
+        "class A:\n    import torch",
+    ],
+)
+def test_an_import_of_a_package_is_found(source: str) -> None:
+    assert len(imports_at_once(source)) == 1
+
+
+def test_every_public_name_of_logpx_is_loaded_from_where_type_checkers_see_it() -> None:
+    (block,) = (
+        node for node in ast.parse((ROOT / "logpx/__init__.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.If)
+    )  # fmt: skip
+    declared = {node.names[0].asname: node.module for node in block.body if isinstance(node, ast.ImportFrom)}
+    assert sorted(str(name) for name in declared) == sorted(logpx.__all__)
+    for name, module in declared.items():
+        assert getattr(logpx, str(name)) is getattr(importlib.import_module(str(module)), str(name))
+    with pytest.raises(AttributeError, match="no attribute 'estimates'"):
+        logpx.estimates  # noqa: B018
 
 
 def test_every_folder_of_code_is_a_package() -> None:
@@ -232,7 +298,7 @@ def test_these_packages_are_imported_in_one_file(package: str, home: str) -> Non
 
 
 def test_importing_the_model_does_not_load_what_it_does_not_need() -> None:
-    unneeded = {"logpx.importance", "matplotlib", "mlflow", "stages"}
+    unneeded = {"logpx.estimator", "logpx.importance", "matplotlib", "mlflow", "stages"}
     code = f"import sys, pipeline.model.vae; print(sorted({unneeded} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -9,46 +9,40 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from logpx import annealing, importance
+from logpx import annealing
+from logpx.block import GROWTH, Block, blocks
+from logpx.importance import fit_proposal, pilot_samples, sample_log_weights
 from logpx.noise import Stream
 from logpx.weights import Weights
-from pipeline.evaluation.settings import prepare
-from pipeline.model.vae import VAE
 
 SMALLEST = 4  # samples; with fewer the standard error means little
 
 
-def importance_curve(
-    vae: VAE, x: Float[Tensor, "images pixels"], settings: importance.Settings, samples: int
-) -> pd.DataFrame:
-    """The estimate by one proposal with 4, 8, ... `samples` samples, the same number for all images.
+def importance_curve(whole: Block, samples: int) -> pd.DataFrame:
+    """The estimate by the proposal of the settings with 4, 8, ... `samples` samples, the same number for all images.
 
     Returns:
         method, evaluations (of the decoder per image, with those of fitting the proposal), log_px (mean over
         images, nats), low and high (95 % interval by the delta method).
     """
     columns, spent = [], []
-    for block in importance.blocks(prepare(vae, x, settings)):
-        fit = importance.fit_proposal(block)
-        columns.append(importance.sample_log_weights(block, fit.proposal, Stream.ESTIMATE, samples))
-        # The estimator draws pilots with every fitted proposal, so they are part of its cost.
-        pilots = importance.pilot_samples(settings.samples) if fit.proposal.adaptable else 0
+    for block in blocks(whole):
+        fit = fit_proposal(block)
+        columns.append(sample_log_weights(block, fit.proposal, Stream.ESTIMATE, samples))
+        # The estimator draws pilots if it may draw more samples after them, so they are part of its cost.
+        settings = whole.settings
+        escalates = fit.proposal.adaptable and settings.samples * GROWTH <= settings.budget
+        pilots = pilot_samples(settings.samples) if escalates else 0
         spent.append(fit.evaluations.cpu() + pilots)
     log_w, before = torch.cat(columns, 1), float(torch.cat(spent).double().mean())
     sizes = [SMALLEST * 2**i for i in range(int(math.log2(samples / SMALLEST)) + 1)]
-    return pd.DataFrame([_point(settings.proposal, before + size, log_w[:size]) for size in sizes])
+    return pd.DataFrame([_point(whole.settings.proposal, before + size, log_w[:size]) for size in sizes])
 
 
-def annealed_curve(
-    vae: VAE,
-    x: Float[Tensor, "images pixels"],
-    settings: importance.Settings,
-    anneal: annealing.Settings,
-    temperatures: Sequence[int],
-) -> pd.DataFrame:
+def annealed_curve(whole: Block, anneal: annealing.Settings, temperatures: Sequence[int]) -> pd.DataFrame:
     """The estimate by annealing from the prior, which uses neither encoder nor fit, for several temperatures."""
     points = []
-    whole = prepare(vae, x, replace(settings, proposal="prior"))
+    whole = replace(whole, settings=replace(whole.settings, proposal="prior"))
     for count in temperatures:
         now = replace(anneal, temperatures=count)
         columns = [annealing.forward(problem) for problem in annealing.problems(whole, now)]

@@ -6,8 +6,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from logpx import importance
-from logpx.importance import Settings
+from logpx import estimator
+from logpx.block import Settings
 from pipeline.config import Compare, Model
 from pipeline.data.dataset import Dataset
 from pipeline.data.dequantise import dequantised
@@ -57,7 +57,7 @@ def measure(
     """Log p(x) of one kind of images, with the number of samples of `compare`."""
     x = dequantised(images, levels, compare.seed).to(vae.prior.mean.device)
     fewer = replace(settings, samples=compare.samples, budget=compare.samples, seed=compare.seed)
-    found = importance.estimate_whole(prepare(vae, x, fewer))
+    found = estimator.estimate_whole(prepare(vae, x, fewer))
     return pd.DataFrame({"kind": kind, "label": labels.numpy(), "log_px": found.log_px, "trusted": found.trusted})
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from torch import Tensor
 
-from logpx import annealing, importance
-from logpx.importance import PROPOSALS, Settings
+from logpx import annealing, estimator
+from logpx.block import PROPOSALS, Settings
 from logpx.variational import best_gaussian
 from logpx.weights import Weights
 from pipeline.config import Verify
@@ -18,6 +19,8 @@ from pipeline.evaluation.settings import annealer, joint, posteriors, prepare
 from pipeline.evaluation.summary import Metrics, mean_and_error, rounded
 from pipeline.model.vae import VAE
 from pipeline.storage.tables import numbers, select
+
+SIGNIFICANT = 3.0  # standard errors
 
 
 def measure(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify, settings: Settings) -> pd.DataFrame:
@@ -29,7 +32,7 @@ def measure(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify, setting
         settings: of the estimator.
     """
     settings = replace(settings, seed=verify.seed)
-    tables = [_on_test_images(vae, x, measured, verify, settings), _on_simulated_images(vae, verify, settings)]
+    tables = [_on_test_images(vae, x, measured, verify, settings), on_simulated_images(vae, verify, settings)]
     return pd.concat(tables).reset_index(drop=True)
 
 
@@ -46,12 +49,12 @@ def _on_test_images(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify,
         seed=verify.seed,
         chunk=settings.chunk,
     )
-    return measured[["label", "log_px", "log_px_se", "elbo"]].assign(
+    return measured[["label", "log_px", "log_px_se", "trusted", "elbo"]].assign(
         kind="test", **_lower_bound(log_w), best_elbo=best.numpy()
     )
 
 
-def _on_simulated_images(vae: VAE, verify: Verify, settings: Settings) -> pd.DataFrame:
+def on_simulated_images(vae: VAE, verify: Verify, settings: Settings) -> pd.DataFrame:
     """Bounds from both sides, and the default estimate, for x simulated from the model with a known z."""
     generator = torch.Generator().manual_seed(verify.seed)
     z = torch.randn(verify.images, vae.latent, generator=generator).to(vae.prior.mean)
@@ -60,14 +63,14 @@ def _on_simulated_images(vae: VAE, verify: Verify, settings: Settings) -> pd.Dat
         # On the CPU, so that every device simulates the same noise.
         x = replace(p, parameters=p.parameters.cpu()).sample(generator).to(z.device)
     whole = prepare(vae, x, settings)
-    default = importance.estimate_whole(whole)
+    default = estimator.estimate_whole(whole)
     problems = annealing.problems(whole, annealer(verify))
     both = [annealing.from_both_sides(problem, z[problem.block.images]) for problem in problems]
     forward, reverse = (torch.cat(part, 1) for part in zip(*both, strict=True))
     upper = _lower_bound(-reverse)
     return pd.DataFrame({
-        "kind": "simulated", "log_px": default.log_px, "log_px_se": default.standard_error, **_lower_bound(forward),
-        "upper": -upper["annealed"], "upper_se": upper["annealed_se"],
+        "kind": "simulated", "log_px": default.log_px, "log_px_se": default.standard_error, "trusted": default.trusted,
+        **_lower_bound(forward), "upper": -upper["annealed"], "upper_se": upper["annealed_se"],
     })  # fmt: skip
 
 
@@ -85,10 +88,12 @@ def curves(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify, settings
     settings = replace(settings, seed=verify.seed)
     finite = np.isfinite(numbers(measured, "log_px"))
     x = x[torch.from_numpy(finite | ~finite.any())][: verify.curve_images]
+    whole = prepare(vae, x, settings)
     by_importance = [
-        importance_curve(vae, x, replace(settings, proposal=name), verify.curve_samples) for name in PROPOSALS
+        importance_curve(replace(whole, settings=replace(settings, proposal=name)), verify.curve_samples)
+        for name in PROPOSALS
     ]
-    annealed = annealed_curve(vae, x, settings, annealer(verify), verify.curve_temperatures)
+    annealed = annealed_curve(whole, annealer(verify), verify.curve_temperatures)
     return pd.concat([*by_importance, annealed])
 
 
@@ -114,4 +119,22 @@ def summarise(table: pd.DataFrame) -> Metrics:
     }
     for name, nats in finite.items():
         values |= mean_and_error(name, nats)
-    return rounded(values)
+    return rounded(values | missed(simulated))
+
+
+def missed(simulated: pd.DataFrame) -> Metrics:
+    """How many trusted estimates lie significantly below the lower bound, so that they miss a part of p(x).
+
+    Returns:
+        trusted (images), missed (share of them more than `SIGNIFICANT` standard errors below), and the 95 % interval of
+        this share (Clopper & Pearson 1934).
+    """
+    judged = select(simulated, "trusted", True)
+    error = np.hypot(numbers(judged, "log_px_se"), numbers(judged, "annealed_se"))
+    below = numbers(judged, "log_px") < numbers(judged, "annealed") - SIGNIFICANT * error
+    values: Metrics = {"trusted": len(judged)}
+    if len(judged):
+        found = binomtest(int(below.sum()), len(judged))
+        interval = found.proportion_ci()
+        values |= {"missed": found.statistic, "missed_low": interval.low, "missed_high": interval.high}
+    return values

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from logpx import annealing, importance
+from logpx import annealing, block
 from logpx.batching import chunk_size
-from logpx.importance import Block
+from logpx.block import Block
 from logpx.model import Decoder
 from pipeline.config import Evaluate, Verify
 from pipeline.model.vae import VAE
@@ -23,22 +23,21 @@ def posteriors(vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
     return q.mean, q.stddev
 
 
-def prepare(vae: VAE, x: Tensor, settings: importance.Settings) -> Block:
+def prepare(vae: VAE, x: Tensor, settings: block.Settings) -> Block:
     """Images for the estimator, whose search starts at the encoder's posteriors; image i of `x` has the index i."""
-    return importance.prepare(joint(vae), x, settings, latent=vae.latent, start=posteriors(vae, x))
+    return block.prepare(joint(vae), x, settings, latent=vae.latent, start=posteriors(vae, x))
 
 
-def estimator(evaluate: Evaluate, vae: VAE) -> importance.Settings:
+def estimator(evaluate: Evaluate, vae: VAE) -> block.Settings:
     """Settings of the estimator; `evaluate.chunk` = 0 chooses what suits the model and its device."""
     image = torch.zeros(1, vae.pixels).to(vae.prior.mean)
-    return importance.Settings(
+    return block.Settings(
         samples=evaluate.samples,
         budget=evaluate.budget,
         chunk=evaluate.chunk or chunk_size(joint(vae), image, vae.latent),
         seed=evaluate.seed,
         proposal=evaluate.proposal,
         degrees_of_freedom=evaluate.degrees_of_freedom,
-        starts=2,
     )
 
 

@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from logpx import importance
+from logpx import estimator
 from logpx.batching import ranges
-from logpx.importance import Settings
+from logpx.block import Settings, blocks
 from logpx.noise import BLOCK
 from logpx.prior_monte_carlo import prior_monte_carlo
 from pipeline.config import Evaluate
@@ -51,7 +51,7 @@ def measure(vae: VAE, x: Tensor, evaluate: Evaluate, settings: Settings, work: U
     prior = _distribute("prior", ranges(len(x), chunk), prior_of, work, group)
     main = _log_px("log_px", vae, x, settings, work, group)
     # The estimate with the encoder as proposal, at the main estimate's average number of decoder evaluations.
-    equal = max(32, round(float(main["evaluations"].mean()) / 1.5))  # with half as many pilots
+    equal = max(32, round(float(main["evaluations"].mean())))
     usual = replace(settings, samples=equal, budget=equal, proposal="encoder")
     encoder = _log_px("comparison", vae, x[: evaluate.comparison], usual, work, group)
     beyond = torch.full((len(x) - len(encoder["log_px"]),), torch.nan, dtype=torch.float64)
@@ -61,7 +61,7 @@ def measure(vae: VAE, x: Tensor, evaluate: Evaluate, settings: Settings, work: U
         "kl": elbo["kl"],
         "log_px": main["log_px"],
         "log_px_se": main["standard_error"],
-        **{name: main[name] for name in ("ess", "khat", "samples", "trusted", "converged", "evaluations")},
+        **{name: main[name] for name in ("ess", "khat", "samples", "trusted", "converged", "rescued", "evaluations")},
         "encoder_log_px": torch.cat([encoder["log_px"], beyond]),
         "encoder_ess": torch.cat([encoder["ess"], beyond]),
         "prior_log_px": prior["log_px"],
@@ -71,12 +71,12 @@ def measure(vae: VAE, x: Tensor, evaluate: Evaluate, settings: Settings, work: U
 
 def _log_px(name: str, vae: VAE, x: Tensor, settings: Settings, work: UnfinishedWork, group: Group) -> Columns:
     """The columns of an estimate of all images, with progress."""
-    blocks = {int(block.images[0]): block for block in importance.blocks(prepare(vae, x, settings))}
+    by_start = {int(block.images[0]): block for block in blocks(prepare(vae, x, settings))}
 
     def of_block(images: range) -> Columns:
-        return importance.estimate_block(blocks[images.start])._asdict()
+        return estimator.estimate_block(by_start[images.start])._asdict()
 
-    parts = [range(start, start + len(block)) for start, block in blocks.items()]
+    parts = [range(start, start + len(block)) for start, block in by_start.items()]
     return _distribute(name, parts, of_block, work, group, label=f"log p(x), {settings.proposal}")
 
 
@@ -127,6 +127,7 @@ def summarise(table: pd.DataFrame) -> Metrics:
     values["gap"] = values["log_px"] - values["elbo"]
     values["trusted"] = float(columns["trusted"].mean())
     values["converged"] = float(columns["converged"].mean())
+    values["rescued"] = float(columns["rescued"].mean())
     values["samples_mean"] = float(columns["samples"].mean())
     values["evaluations_mean"] = float(columns["evaluations"].mean())
     values["image_se_median"] = float(np.median(columns["log_px_se"]))

@@ -75,7 +75,7 @@ METHODS = {
     "encoder": Label("encoder as proposal", ORANGE, at=0, above=8),
     # The curves of laplace and mixture lie on each other: one label names both.
     "laplace": Label("", GREEN, at=-1, above=0),
-    "mixture": Label("fitted to each image:\nlaplace (green), mixture (blue)", BLUE, at=0, above=12),
+    "mixture": Label("fitted to each image:\nlaplace (green), mixture (blue)", BLUE, at=-1, above=14),
     "annealed": Label("annealed from the prior", PURPLE, at=0, above=-14),
 }
 

@@ -199,7 +199,7 @@ def densities(scene: Scene) -> Figure:
     by_kind = {kind: numbers(select(scene.probes, "kind", kind), "log_px") for kind in scene.probes["kind"].unique()}
     some = {kind: values[np.isfinite(values)] for kind, values in by_kind.items()}
     by_auroc = {kind: auroc(digits, values).value for kind, values in some.items() if len(values)}
-    ceiling = gaussian_ceiling(scene.x.shape[-1], scene.vae.decoder.observation.sigma)
+    ceiling = gaussian_ceiling(scene.x.shape[-1], float(scene.vae.decoder.observation.sigma))
     return estimate_plots.densities(numbers(scene.table, "log_px"), by_kind, by_auroc, scene.examples, ceiling)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from logpx import annealing, importance, proposals
+from logpx import annealing, block
 from logpx.annealing import Problem, Settings, forward, from_both_sides
+from logpx.importance import fit_proposal
 from logpx.noise import Noise
-from logpx.proposals import Proposal
 from logpx.weights import Weights
 from pipeline.evaluation.settings import prepare
 from pipeline.model.vae import VAE
@@ -21,16 +21,9 @@ SETTINGS = Settings(chains=32, temperatures=40, leapfrog=3, acceptance=0.8)
 
 def problem(vae: VAE, x: torch.Tensor, proposal: str = "prior", first: int = 0, **changes: Any) -> Problem:
     """Annealing of images first, first + 1, ..."""
-    block = prepare(vae, x, importance.Settings(proposal=proposal, chunk=100_000, seed=3))
-    block = replace(block, images=block.images + first)
-    return Problem(block, propose(block), replace(SETTINGS, **changes))
-
-
-def propose(block: importance.Block) -> Proposal:
-    """The proposal before refinement."""
-    return proposals.propose(
-        block.settings.proposal, block.model, block.x, block.prior, block.encoder, importance._starts(block)
-    ).proposal
+    whole = prepare(vae, x, block.Settings(proposal=proposal, chunk=100_000, seed=3))
+    whole = replace(whole, images=whole.images + first)
+    return Problem(whole, fit_proposal(whole).proposal, replace(SETTINGS, **changes))
 
 
 @pytest.mark.parametrize("proposal", ["prior", "encoder", "mixture"])
@@ -57,14 +50,14 @@ def test_the_steps_are_tuned_to_the_acceptance_asked_for(
     linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accepted: list[float] = []
-    original = annealing._transition
+    original = annealing.transition
 
     def record(*arguments: Any) -> Any:
         state, acceptance = original(*arguments)
         accepted.append(float(acceptance.mean()))
         return state, acceptance
 
-    monkeypatch.setattr(annealing, "_transition", record)
+    monkeypatch.setattr(annealing, "transition", record)
     forward(problem(linear.vae(), linear.sample(30, generator), temperatures=150, acceptance=0.7))
     frozen = accepted[len(accepted) // 2 :]
     assert sum(frozen[-50:]) / 50 == pytest.approx(0.7, abs=0.1)
@@ -84,19 +77,23 @@ def test_bidirectional_monte_carlo_brackets_the_truth(linear: Linear, generator:
         assert -4.5 * float(gap.std()) / math.sqrt(60) < float(gap.mean()) < most
 
 
-def test_no_noise_is_used_twice(linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("proposal", "of_the_fit"), [("prior", 0), ("mixture", 1 + 2)])
+def test_no_noise_is_used_twice(
+    linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, proposal: str, of_the_fit: int
+) -> None:
     drawn: list[tuple[int, int, int]] = []
-    original = importance.draw
+    original = block.draw
 
-    def record(seed: int, images: torch.Tensor, stream: int, block: int, samples: int, latent: int) -> Noise:
-        drawn.extend((image, int(stream), block) for image in images.tolist())
-        return original(seed, images, stream, block, samples, latent)
+    def record(seed: int, images: torch.Tensor, stream: int, part: int, samples: int, latent: int) -> Noise:
+        drawn.extend((image, int(stream), part) for image in images.tolist())
+        return original(seed, images, stream, part, samples, latent)
 
-    monkeypatch.setattr(importance, "draw", record)
+    monkeypatch.setattr(block, "draw", record)
     z = torch.randn(3, 3, generator=generator, dtype=torch.float64)
-    from_both_sides(problem(linear.vae(), linear.sample(3, generator), temperatures=5), z)
-    # Three images: starts of the search and of two rounds, and four transitions of each of three rounds.
-    assert len(drawn) == len(set(drawn)) == 3 * (1 + 2 + 3 * 4)
+    from_both_sides(problem(linear.vae(), linear.sample(3, generator), proposal, temperatures=5), z)
+    # Three images. A fit: where its paths start, and two rounds of refinement. Annealing: the starts of two rounds of
+    # chains, and four transitions of each of three rounds.
+    assert len(drawn) == len(set(drawn)) == 3 * (of_the_fit + 2 + 3 * 4)
 
 
 def test_a_chain_does_not_depend_on_its_batch(linear: Linear, generator: torch.Generator) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from logpx import importance, noise
+from logpx import block, importance, noise
 from logpx.batching import CACHED, chunk_size
-from logpx.importance import Estimate, Settings
+from logpx.block import Settings
+from logpx.estimator import Estimate, estimate_whole
 from logpx.noise import LEVELS, Stream
 from logpx.prior_monte_carlo import prior_monte_carlo
 from logpx.weights import Diagnosis, pareto_khat
@@ -25,7 +26,7 @@ SETTINGS = Settings(samples=256, budget=1024, chunk=1024, seed=5)
 
 
 def estimate(vae: VAE, x: torch.Tensor, proposal: str = "mixture", **changes: Any) -> Estimate:
-    return importance.estimate_whole(prepare(vae, x, replace(SETTINGS, proposal=proposal, **changes)))
+    return estimate_whole(prepare(vae, x, replace(SETTINGS, proposal=proposal, **changes)))
 
 
 def test_with_the_exact_posterior_the_estimate_is_exact(linear: Linear, generator: torch.Generator) -> None:
@@ -82,8 +83,8 @@ def test_another_proposal_is_trusted_only_if_the_mixture_agrees(generator: torch
 
 def diagnose_encoder(vae: VAE, x: torch.Tensor) -> Diagnosis:
     """The encoder's estimates judged by their weights alone."""
-    block = prepare(vae, x, replace(SETTINGS, proposal="encoder", chunk=100_000))
-    return importance._measure(block, importance.fit_proposal(block).proposal, level=0)[0]
+    whole = prepare(vae, x, replace(SETTINGS, proposal="encoder", chunk=100_000))
+    return importance.measure(whole, importance.fit_proposal(whole).proposal)[0]
 
 
 @pytest.mark.parametrize("proposal", ["prior", "encoder", "laplace", "mixture"])
@@ -132,6 +133,23 @@ def test_images_with_poor_pilots_get_more_samples_up_to_the_budget(linear: Linea
     torch.testing.assert_close(result.log_px[stayed], first.log_px[stayed], rtol=0, atol=1e-9)
 
 
+def test_there_are_no_pilots_when_the_budget_allows_no_other_level(
+    linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importance, "_needs_more", lambda *_, **__: pytest.fail("pilots have nothing to decide"))
+    vae, x = linear.vae(), linear.sample(5, generator)
+    settings = replace(SETTINGS, samples=256, budget=1023)
+    fitted = importance.fit_proposal(prepare(vae, x, settings)).evaluations
+    assert estimate_whole(prepare(vae, x, settings)).evaluations.tolist() == (fitted + 256).tolist()
+
+
+def test_a_regression_in_more_dimensions_gets_more_gradients() -> None:
+    """As many samples as dimensions, an even number, at least 16 and at most a block; twice as many in round two."""
+    for latent, first in (1, 16), (16, 16), (17, 18), (50, 50), (127, 128), (500, 128):
+        assert importance._rounds(0, latent) == (first, 2 * first)
+        assert importance._rounds(1, latent) == (importance.GRADIENTS_OF_HARD,)
+
+
 def test_evaluations_count_fit_pilots_gradients_and_samples(
     linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +160,7 @@ def test_evaluations_count_fit_pilots_gradients_and_samples(
     vae, x = linear.vae(), linear.sample(5, generator)
     settings = replace(SETTINGS, samples=64, budget=1024)
     fit = importance.fit_proposal(prepare(vae, x, settings))
-    found = importance.estimate_whole(prepare(vae, x, settings))
+    found = estimate_whole(prepare(vae, x, settings))
     assert (found.samples == 256).all()
     expected = fit.evaluations + (32 + 2 * 128 + 128 + 256)
     assert found.evaluations.tolist() == expected.tolist()
@@ -171,7 +189,7 @@ def test_no_noise_is_used_twice(linear: Linear, generator: torch.Generator, monk
         return original(seed, images, stream, block, samples, latent)
 
     monkeypatch.setattr(noise, "draw", record)
-    monkeypatch.setattr(importance, "draw", record)
+    monkeypatch.setattr(block, "draw", record)
     vae, x = linear.vae(scale=8.0), linear.sample(30, generator)
     estimate(vae, x, "encoder", samples=64, budget=1024)
     used = {stream for _, stream, _ in drawn}
@@ -194,7 +212,7 @@ def test_the_decoder_never_sees_more_than_a_chunk(linear: Linear, generator: tor
     estimate(vae, x, "encoder", samples=1000, budget=1000, chunk=512)
     prior_monte_carlo(joint(vae), x, latent=3, samples=1000, seed=0, chunk=512)
     assert max(seen) <= 512
-    assert sum(seen) == 2 + 30 * (500 + 1000) + 1000  # the model is tried on two samples first
+    assert sum(seen) == 2 + 30 * 1000 + 1000  # the model is tried on two samples first; the last level has no pilots
 
 
 def test_the_output_of_a_chunk_fits_the_cache() -> None:
@@ -206,8 +224,8 @@ def test_the_output_of_a_chunk_fits_the_cache() -> None:
 
 def test_blocks_cover_all_images_once(linear: Linear, generator: torch.Generator) -> None:
     vae, x = linear.vae(), linear.sample(300, generator)
-    blocks = importance.blocks(prepare(vae, x, replace(SETTINGS, chunk=128)))
-    assert [image for block in blocks for image in block.images.tolist()] == list(range(300))
+    blocks = block.blocks(prepare(vae, x, replace(SETTINGS, chunk=128)))
+    assert [image for part in blocks for image in part.images.tolist()] == list(range(300))
     assert max(map(len, blocks)) == 128 // 3
 
 
@@ -218,6 +236,7 @@ def test_blocks_cover_all_images_once(linear: Linear, generator: torch.Generator
         ({"budget": 256 * 4**LEVELS}, "at most 16384 times samples"),
         ({"chunk": 127}, "chunk = 127: at least 128"),
         ({"proposal": "posterior"}, "one of prior, encoder, laplace, mixture"),
+        ({"starts": 0}, "starts = 0: at least 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -231,12 +250,13 @@ def test_the_largest_budget_is_valid() -> None:
 
 def test_every_level_of_the_largest_budget_has_its_own_noise() -> None:
     """The streams of all levels and rounds, and those of other uses, are distinct numbers."""
-    streams = [use.of(level) for use in (Stream.ESTIMATE, Stream.PILOT) for level in range(LEVELS)]
+    leveled = Stream.ESTIMATE, Stream.PILOT, Stream.RESCUE_CHAINS, Stream.RESCUE_ESTIMATE, Stream.RESCUE_ANNEALING
+    streams = [use.of(level) for use in leveled for level in range(LEVELS)]
     streams += [
-        Stream.REFINEMENT.of(level, r) for level in range(LEVELS) for r in range(len(importance._rounds(level)))
+        Stream.REFINEMENT.of(level, r) for level in range(LEVELS) for r in range(len(importance._rounds(level, 3)))
     ]
-    streams += [use.value for use in Stream if use not in (Stream.ESTIMATE, Stream.PILOT, Stream.REFINEMENT)]
-    assert len(streams) == len(set(streams)) == 2 * LEVELS + LEVELS + 1 + 7
+    streams += [use.value for use in Stream if use not in (*leveled, Stream.REFINEMENT)]
+    assert len(streams) == len(set(streams)) == 5 * LEVELS + LEVELS + 1 + 8
 
 
 def test_rounding_changes_log_px_by_less_than_promised(params: Params, tiny: Dataset) -> None:
@@ -246,7 +266,7 @@ def test_rounding_changes_log_px_by_less_than_promised(params: Params, tiny: Dat
     list(fit(vae, tiny.train_images.flatten(1), tiny.levels, params.train.model_copy(update={"epochs": 40})))
     x = dequantised(tiny.test_images, tiny.levels, 1)
     settings = estimator(params.evaluate, vae)
-    first = importance.estimate_whole(prepare(vae, x, settings))
-    other = importance.estimate_whole(prepare(vae.double(), x.double(), settings))
+    first = estimate_whole(prepare(vae, x, settings))
+    other = estimate_whole(prepare(vae.double(), x.double(), settings))
     assert not torch.equal(first.log_px, other.log_px)
     assert (first.log_px - other.log_px).abs().mean() < 1e-3

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from logpx import importance, laplace, noise, proposals
+from logpx import importance, laplace, modes, noise
+from logpx.block import Settings
 from logpx.curvature import derivatives
 from logpx.distributions import Diagonal, Gaussian, StudentT, cholesky
+from logpx.importance import Fit
 from logpx.model import log_joint, log_weights
 from logpx.noise import Noise
-from logpx.proposals import DEFENSIVE_SHARE, Fit, Proposal, concatenate, inflation
+from logpx.proposals import DEFENSIVE_SHARE, Proposal, concatenate, inflation
 from logpx.refinement import refine
 from pipeline.config import Model
 from pipeline.evaluation.settings import joint, prepare
@@ -26,13 +28,19 @@ def some_noise(samples: int, batch: int, latent: int, block: int = 0) -> Noise:
 
 def propose(name: str, vae: VAE, x: torch.Tensor, degrees_of_freedom: float | None = None) -> Fit:
     """The proposal before refinement."""
-    block = prepare(vae, x, importance.Settings(proposal=name, chunk=100_000, starts=2))
-    starts = importance._starts(block)
-    return proposals.propose(name, block.model, x, block.prior, block.encoder, starts, degrees_of_freedom)
+    block = prepare(vae, x, Settings(proposal=name, chunk=100_000, degrees_of_freedom=degrees_of_freedom))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importance, "_refined", lambda block, proposal, level: proposal)
+        return importance.fit_proposal(block)
 
 
-def fit_laplace(vae: VAE, x: torch.Tensor, start: torch.Tensor) -> laplace.Laplace:
-    return laplace.fit(joint(vae), x, [start, torch.zeros_like(start[:1])])
+def find(vae: VAE, x: torch.Tensor, start: torch.Tensor) -> modes.Modes:
+    return modes.find(replace(prepare(vae, x, Settings(chunk=100_000)), start=start))
+
+
+def fit_laplace(vae: VAE, x: torch.Tensor, start: torch.Tensor) -> modes.Peak:
+    """Laplace's approximation at the mode with the largest mass."""
+    return find(vae, x, start).peaks[0]
 
 
 @pytest.fixture
@@ -80,17 +88,17 @@ def test_only_directions_that_are_not_safely_positive_change_the_hessian() -> No
     gauss_newton = torch.diag(torch.tensor([1.0, 4.0, 9.0])).double()[None]
     hessian = torch.diag(torch.tensor([2.0, -1.0, 9.0])).double()[None]
     bounded = torch.diag(torch.tensor([2.0, 4.0 * laplace.FLOOR, 9.0])).double()[None]
-    torch.testing.assert_close(laplace._bounded(hessian, gauss_newton), bounded)
+    torch.testing.assert_close(laplace.bounded(hessian, gauss_newton), bounded)
     rotation = torch.linalg.qr(torch.arange(9.0).double().reshape(3, 3) + torch.eye(3))[0]
     turned = [rotation @ m @ rotation.T for m in (hessian, gauss_newton, bounded)]
-    torch.testing.assert_close(laplace._bounded(turned[0], turned[1]), turned[2])
+    torch.testing.assert_close(laplace.bounded(turned[0], turned[1]), turned[2])
 
 
 def test_images_that_do_not_converge_are_reported(
     skewed: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(laplace, "GAUSS_NEWTON_STEPS", 0)
-    monkeypatch.setattr(laplace, "NEWTON_STEPS", 0)
+    monkeypatch.setattr(modes, "GAUSS_NEWTON_STEPS", 0)
+    monkeypatch.setattr(modes, "NEWTON_STEPS", 0)
     x = skewed.sample(4, generator)
     start = skewed.posterior_mean(x)
     start[2] += 1.0
@@ -136,13 +144,14 @@ def test_a_matrix_without_a_factor_gets_the_identity_and_the_others_keep_theirs(
 
 
 def test_the_evaluations_of_a_fit_are_counted(skewed: Linear, generator: torch.Generator) -> None:
-    """A curvature costs 3 tangents, a value and an adjoint; at the prior's mean, the same for all images, only 2.
+    """A curvature costs 3 tangents, a value and an adjoint; the polished point of a search costs one more value.
 
-    The first search is at the mode already, the second takes one step, and the polished mode is tried once.
+    The first search starts at the mode. The second needs curvatures at two points of its path and at the path's end,
+    from where a step would reach the mode that is known.
     """
     x = skewed.sample(4, generator)
-    fit = fit_laplace(skewed.vae(), x, skewed.posterior_mean(x))
-    assert fit.evaluations.tolist() == [5 + (2 + 5) + 1] * 4
+    found = find(skewed.vae(), x, skewed.posterior_mean(x))
+    assert found.evaluations.tolist() == [(5 + 1) + (2 * 5 + 5 + 1)] * 4
 
 
 def test_samples_come_from_the_density(skewed: Linear, generator: torch.Generator) -> None:
@@ -162,7 +171,7 @@ def test_samples_come_from_the_density(skewed: Linear, generator: torch.Generato
 
 def test_a_mixture_draws_each_component_in_its_share_and_bounds_the_weights() -> None:
     far, near = (Diagonal(torch.full((1, 1), at).double(), torch.ones(1, 1).double()) for at in (50.0, 0.0))
-    mixture = Proposal((0.75, 0.25), (far, near), adaptable=False)
+    mixture = Proposal(torch.tensor([[0.75, 0.25]]).double(), (far, near))
     z = torch.cat([mixture.sample(some_noise(128, 1, 1, block)) for block in range(100)])
     share = float((z > 25).double().mean())
     assert abs(share - 0.75) < 4.5 * math.sqrt(0.75 * 0.25 / len(z))  # fails for one seed in 150 000
@@ -218,7 +227,9 @@ def test_only_the_fitted_component_is_refined(skewed: Linear, generator: torch.G
     before = (wrong.components[0].mean - first.mean).norm(dim=-1)
     assert ((refined.components[0].mean - first.mean).norm(dim=-1) < before).all()
     assert refined.components[1:] == mixture.components[1:]
-    assert refined.shares == SHARES
+    assert torch.equal(refined.shares, mixture.shares)
+    expected = torch.tensor([1 - 2 * DEFENSIVE_SHARE, DEFENSIVE_SHARE, DEFENSIVE_SHARE]).double()
+    torch.testing.assert_close(mixture.shares, expected.expand(4, 3))
     for name in ("prior", "encoder"):  # nothing is fitted, so nothing can fail or cost anything
         fit = propose(name, vae, x)
         assert not fit.proposal.adaptable

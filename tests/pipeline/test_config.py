@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from logpx import importance
+from logpx.block import GROWTH, Settings
 from logpx.noise import LEVELS
 from pipeline.config import LARGEST_BUDGET, ParameterError, Params, check_params, load_params, read_yaml
 from tests.support import ROOT, STAGES, command, run_in_process
@@ -126,11 +126,11 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_the_largest_budget_is_what_the_estimator_has_levels_for(tmp_path: Path) -> None:
-    assert LARGEST_BUDGET == importance.GROWTH ** (LEVELS - 1)
+    assert LARGEST_BUDGET == GROWTH ** (LEVELS - 1)
     evaluate = load_params(write(tmp_path, ("  budget: 4096", f"  budget: {256 * LARGEST_BUDGET}"))).evaluate
-    importance.Settings(samples=evaluate.samples, budget=evaluate.budget, chunk=128)
+    Settings(samples=evaluate.samples, budget=evaluate.budget, chunk=128)
     with pytest.raises(ValueError, match="budget"):
-        importance.Settings(samples=evaluate.samples, budget=evaluate.budget + 1, chunk=128)
+        Settings(samples=evaluate.samples, budget=evaluate.budget + 1, chunk=128)
 
 
 def test_wrong_samples_are_reported_without_a_word_about_the_budget(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch._subclasses import FakeTensorMode
 
+from logpx import batching
 from logpx.batching import CACHED, chunk_size
 from pipeline.config import Params
-from pipeline.evaluation.settings import estimator
+from pipeline.evaluation.settings import estimator, joint
 from pipeline.model.vae import VAE
 from pipeline.process import device
 from tests.simulated import DEVICE, Simulated
@@ -93,9 +93,10 @@ def test_the_chunk_fits_the_cache_of_a_cpu_or_the_memory_of_a_gpu(
     gigabytes = SimpleNamespace(total_memory=80 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gigabytes)
     vae = VAE(params.model, 784)
-    with FakeTensorMode():
-        vae.zero = torch.zeros(16, device="cuda")
-    chunk = chunk_size(vae)
+    with monkeypatch.context() as patch:
+        patch.setattr(batching, "device_of", lambda x: torch.device("cuda"))
+        chunk = chunk_size(joint(vae), torch.zeros(1, 784), params.model.latent)
     assert chunk % 128 == 0
-    assert 0.9 < chunk * (512 + 512 + 784) * 4 * 4 / (80e9 / 8) <= 1
+    # The image, and what layers and the functions after them compute: twice 512 units, twice again, twice the pixels.
+    assert 0.9 < chunk * (784 + 2 * 512 + 2 * 512 + 2 * 784) * 4 * 4 / (80e9 / 8) <= 1
     assert estimator(params.evaluate.model_copy(update={"chunk": 1000}), vae).chunk == 1000

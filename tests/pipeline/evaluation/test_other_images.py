@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from logpx import importance
+from logpx.estimator import estimate_whole
 from pipeline.config import Params
 from pipeline.data.dataset import Dataset
 from pipeline.data.dequantise import dequantised
@@ -79,7 +79,7 @@ def test_an_estimate_for_each_image_with_the_samples_and_the_seed_of_compare(par
     assert table["kind"].tolist() == ["blank"] * 3
     assert table["label"].tolist() == labels.tolist()
     x = dequantised(images, tiny.levels, 5)
-    expected = importance.estimate_whole(prepare(vae, x, replace(settings, samples=32, budget=32, seed=5)))
+    expected = estimate_whole(prepare(vae, x, replace(settings, samples=32, budget=32, seed=5)))
     assert table["log_px"].tolist() == expected.log_px.tolist()
     assert table["trusted"].tolist() == expected.trusted.tolist()
 

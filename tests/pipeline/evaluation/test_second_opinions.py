@@ -14,7 +14,7 @@ from tests.support import Linear
 def test_they_agree_with_the_known_density(params: Params, linear: Linear, generator: torch.Generator) -> None:
     vae, x = linear.vae(scale=1.5), linear.sample(8, generator)
     truth = linear.log_px(x)
-    measured = pd.DataFrame({"label": 0, "log_px": truth, "log_px_se": 0.0, "elbo": truth - 0.3})
+    measured = pd.DataFrame({"label": 0, "log_px": truth, "log_px_se": 0.0, "trusted": True, "elbo": truth - 0.3})
     verify = params.verify.model_copy(update={"images": 8, "chains": 16, "temperatures": 20, "gap_steps": 150})
     table = second_opinions.measure(vae, x, measured, verify, estimator(params.evaluate, vae))
     assert table["kind"].tolist() == ["test"] * 8 + ["simulated"] * 8
@@ -25,13 +25,14 @@ def test_they_agree_with_the_known_density(params: Params, linear: Linear, gener
     assert found["amortisation_gap"] == pytest.approx(0.3, abs=0.3)
     assert -0.05 < found["bdmc_gap"] < 0.5
     assert found["bdmc_gap"] == pytest.approx(found["above_lower"] + found["below_upper"], abs=1e-3)
+    assert (found["trusted"], found["missed"]) == (8, 0)
 
 
 def test_the_seed_is_that_of_verify_and_fixes_everything(
     params: Params, linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vae, x = linear.vae(), linear.sample(2, generator)
-    measured = pd.DataFrame({"label": [0, 0], "log_px": 0.0, "log_px_se": 0.0, "elbo": 0.0})
+    measured = pd.DataFrame({"label": [0, 0], "log_px": 0.0, "log_px_se": 0.0, "trusted": True, "elbo": 0.0})
     verify = params.verify.model_copy(update={"images": 2, "temperatures": 3, "gap_steps": 1, "seed": 12})
     seeds = []
     prepare = second_opinions.prepare

@@ -14,7 +14,7 @@ def measured(**changes: list[float]) -> pd.DataFrame:
     columns: dict[str, list[float]] = {
         "elbo": [1.0, 2.0], "reconstruction": [11.0, 13.0], "kl": [10.0, 11.0], "log_px": [3.0, 5.0],
         "log_px_se": [0.1, 0.3], "ess": [20.0, 40.0], "khat": [0.1, 0.3], "samples": [64.0, 256.0],
-        "trusted": [1.0, 0.0], "converged": [1.0, 1.0], "evaluations": [100.0, 300.0],
+        "trusted": [1.0, 0.0], "converged": [1.0, 1.0], "rescued": [0.0, 1.0], "evaluations": [100.0, 300.0],
         "encoder_log_px": [1.0, np.nan], "encoder_ess": [1.5, np.nan],
         "prior_log_px": [-9.0, -11.0], "prior_ess": [1.0, 3.0],
     }  # fmt: skip
@@ -25,7 +25,7 @@ def test_the_summary_of_the_test_images_has_the_right_numbers() -> None:
     assert test_images.summarise(measured()) == {
         "images": 2, "not_finite": 0, "elbo": 1.5, "elbo_se": 0.5, "reconstruction": 12.0, "reconstruction_se": 1.0,
         "kl": 10.5, "kl_se": 0.5, "log_px": 4.0, "log_px_se": 1.0, "gap": 2.5, "trusted": 0.5, "converged": 1.0,
-        "samples_mean": 160.0, "evaluations_mean": 200.0, "image_se_median": 0.2, "ess_median": 30.0,
+        "rescued": 0.5, "samples_mean": 160.0, "evaluations_mean": 200.0, "image_se_median": 0.2, "ess_median": 30.0,
         "khat_median": 0.2, "encoder_images": 1, "encoder_short": 2.0, "encoder_ess_median": 1.5,
         "prior_log_px": -10.0, "prior_ess_median": 2.0,
     }  # fmt: skip
@@ -51,10 +51,10 @@ def test_one_image_has_means_without_standard_errors() -> None:
     assert (found["images"], found["elbo"], found["log_px"], found["gap"]) == (1, 1.0, 3.0, 2.0)
     assert not [name for name in found if name.endswith("_se")]
     assert found.keys() == {name for name in test_images.summarise(measured()) if not name.endswith("_se")}
-    of_one = second_opinions.summarise(verified().iloc[[0, 2]])
+    of_one = second_opinions.summarise(verified().iloc[[0, 3]])
     assert of_one == {
         "images": 1, "not_finite": 0, "difference": 0.5, "approximation_gap": 3.0, "amortisation_gap": 5.0,
-        "bdmc_gap": 1.5, "above_lower": 1.0, "below_upper": 0.5,
+        "bdmc_gap": 1.5, "above_lower": 1.0, "below_upper": 0.5, "trusted": 0,
     }  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_a_metric_is_printed_with_its_error_if_it_has_one(metrics: dict[str, flo
 
 
 def verified() -> pd.DataFrame:
-    """Two test images and two simulated ones."""
+    """Two test images and two simulated ones, of which the first is trusted."""
     test = {
         "kind": "test",
         "log_px": [10.0, 12.0],
@@ -99,7 +99,8 @@ def verified() -> pd.DataFrame:
         "elbo": [2.0, 4.0],
     }
     simulated = {"kind": "simulated", "log_px": [20.0, 22.0], "annealed": [19.0, 21.0], "upper": [20.5, 22.5]}
-    return pd.concat([pd.DataFrame(test), pd.DataFrame(simulated)], ignore_index=True)
+    errors = {"log_px_se": 0.3, "annealed_se": 0.4, "trusted": [True, False]}
+    return pd.concat([pd.DataFrame(test | errors), pd.DataFrame(simulated | errors)], ignore_index=True)
 
 
 def test_the_summary_of_second_opinions_has_the_right_signs_and_errors() -> None:
@@ -108,12 +109,32 @@ def test_the_summary_of_second_opinions_has_the_right_signs_and_errors() -> None
         "difference": 0.5, "difference_se": 0.0, "approximation_gap": 3.0, "approximation_gap_se": 0.0,
         "amortisation_gap": 5.0, "amortisation_gap_se": 0.0, "bdmc_gap": 1.5, "bdmc_gap_se": 0.0,
         "above_lower": 1.0, "above_lower_se": 0.0, "below_upper": 0.5, "below_upper_se": 0.0,
+        # No miss of one: the interval ends where a miss would be as rare as 2.5 %.
+        "trusted": 1, "missed": 0.0, "missed_low": 0.0, "missed_high": 0.975,
     }  # fmt: skip
     table = verified()
     table["annealed"] = [9.5, 9.5, 19.0, 19.0]  # differences 0.5, 2.5; 1, 3; upper − annealed 1.5, 3.5
     found = second_opinions.summarise(table)
     assert [found[name] for name in ("difference", "above_lower", "bdmc_gap")] == [1.5, 2.0, 2.5]
     assert [found[f"{name}_se"] for name in ("difference", "above_lower", "bdmc_gap")] == [1.0, 1.0, 1.0]
+
+
+def test_a_trusted_estimate_significantly_below_the_lower_bound_is_missed() -> None:
+    """Its error and the bound's, 0.3 and 0.4, add up to 0.5: more than 1.5 nats below is significant."""
+    for below, missed in (1.45, 0.0), (1.55, 1.0):
+        table = verified()
+        table.loc[2, "annealed"] = 20 + below
+        table.loc[3, "annealed"] = 99.0  # not trusted, so it is judged as nothing
+        found = second_opinions.summarise(table)
+        assert (found["trusted"], found["missed"]) == (1, missed)
+    table["trusted"] = True
+    found = second_opinions.summarise(table)
+    assert (found["trusted"], found["missed"]) == (2, 1.0)
+    assert found["missed_low"] == pytest.approx(0.025**0.5, abs=1e-4)
+    table["trusted"] = False
+    found = second_opinions.summarise(table)
+    assert found["trusted"] == 0
+    assert "missed" not in found
 
 
 def test_differences_that_are_not_finite_are_in_no_mean_but_are_counted() -> None:
