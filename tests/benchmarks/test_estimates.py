@@ -103,4 +103,4 @@ def test_the_start_that_leads_to_the_lower_mode_has_missed_the_other(vae: VAE, m
 def test_no_images_are_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["missed", "--test-images", "0"])
     assert run_cli(missed.main) == 1
-    assert capsys.readouterr().err == "error: --images and --test-images: at least 1 each\n"
+    assert capsys.readouterr().err == "error: --images and --test-images: at least 1 each; --chains: 2 to 128\n"

@@ -23,7 +23,7 @@ def values(params: Params, **changes: Any) -> dict[str, Any]:
     """All values of the templates, made up."""
     means = ("elbo", "reconstruction", "kl", "log_px", "gap")
     others = (
-        "converged", "image_se_median", "khat_median", "ess_median", "evaluations_mean", "prior_log_px",
+        "converged", "rescued", "image_se_median", "khat_median", "ess_median", "evaluations_mean", "prior_log_px",
         "prior_ess_median", "samples_mean",
     )  # fmt: skip
     second = ("difference", "bdmc_gap", "above_lower", "below_upper", "approximation_gap", "amortisation_gap")
@@ -215,3 +215,12 @@ def test_images_that_are_likelier_than_digits_are_marked(params: Params) -> None
 )
 def test_numbers_have_decimals_and_a_minus_sign(value: float, digits: int, text: str) -> None:
     assert format_number(value, digits) == text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_share_of_missed_estimates_is_shown_with_its_interval(params: Params, page: str) -> None:
+    made_up = values(params)
+    assert "below the lower bound" not in render(page, made_up)
+    made_up["verify"] |= {"missed": 0.012, "missed_low": 0.001, "missed_high": 0.0345}
+    row = next(line for line in render(page, made_up).splitlines() if "below the lower bound" in line)
+    assert re.findall(r"\d\.\d", row) == ["1.2", "0.1", "3.5"]
