@@ -44,9 +44,18 @@ class Settings:
     acceptance: float = 0.8
 
     @property
+    def of_one_round(self) -> int:
+        """Decoder evaluations per image of a round of chains: a value and a gradient per leapfrog step."""
+        return 2 * self.chains * (1 + (self.temperatures - 1) * self.leapfrog)
+
+    @property
     def evaluations(self) -> int:
-        """Decoder evaluations per image of `anneal`: a value and a gradient per leapfrog step, in two rounds."""
-        return 2 * 2 * self.chains * (1 + (self.temperatures - 1) * self.leapfrog)
+        """Decoder evaluations per image of `anneal`, which takes two rounds."""
+        return 2 * self.of_one_round
+
+    def tuned(self, step: Float[Tensor, " batch"], acceptance: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """The next step size: longer if more proposals were accepted than `acceptance` asks for."""
+        return step * (TUNING_RATE * (acceptance - self.acceptance)).exp()
 
 
 @dataclass(frozen=True)
@@ -166,12 +175,12 @@ def from_both_sides(
 @torch.no_grad()
 def tune(problem: Problem) -> Float[Tensor, "temperatures batch"]:
     """Leapfrog step sizes for each temperature and image, from a round of chains whose weights are not used."""
-    betas, settings = problem.betas, problem.settings
+    betas = problem.betas
     state = initial_state(problem, Stream.ANNEALING_TUNING)
     steps = [torch.full((len(problem.block),), FIRST_STEP).to(problem.block.prior.mean)]
     for t in range(1, len(betas) - 1):
         state, acceptance = transition(problem, Stream.ANNEALING_TUNING, t, state, betas[t], steps[-1])
-        steps.append(steps[-1] * (TUNING_RATE * (acceptance - settings.acceptance)).exp())
+        steps.append(problem.settings.tuned(steps[-1], acceptance))
     return torch.stack(steps)
 
 

@@ -23,11 +23,6 @@ def splits(count: int, size: int) -> list[slice]:
     return [slice(part.start, part.stop) for part in ranges(count, size)]
 
 
-def image_blocks(images: int, latent: int, chunk: int) -> list[range]:
-    """Blocks of images for which one tangent per latent coordinate is at most `chunk` decoder evaluations."""
-    return ranges(images, chunk // latent)
-
-
 def noise_blocks(samples: int) -> Iterator[tuple[int, int]]:
     """Number and size of each block of noise that `samples` samples are drawn in."""
     for block, part in enumerate(ranges(samples, BLOCK)):

@@ -24,33 +24,32 @@ class Curvature(NamedTuple):
 
     value: Float[Tensor, " batch"]
     gradient: Float[Tensor, "batch latent"]
-    surrogate: Float[Tensor, "#batch latent latent"]  # positive definite: Gauss-Newton, or |Hessian|
+    surrogate: Float[Tensor, "batch latent latent"]  # positive definite: Gauss-Newton, or |Hessian|
     hessian: Float[Tensor, "batch latent latent"]  # −∂² log p(x, z) / ∂z²
 
 
 class Derivatives(NamedTuple):
     """How a model's derivatives are computed.
 
-    `at(x, z)` gives the `Curvature` of each image at its z, or at one z for all. `cost` is its number of decoder
-    evaluations per image, and `shared_cost` that at one z for all; a tangent or a gradient counts as one.
+    `at(x, z)` gives the `Curvature` of each image at its z. `cost` is its number of decoder evaluations per image; a
+    tangent or a gradient counts as one.
     """
 
     at: Callable[[Data, Tensor], Curvature]
     cost: int
-    shared_cost: int
 
 
 def derivatives(model: Model, latent: int) -> Derivatives:
     """The closed form if the model has one, else automatic differentiation."""
     chain = mlp_curvature.chain(model)
     if chain is not None:
-        return Derivatives(lambda x, z: Curvature(*mlp_curvature.curvature(chain, x, z)), latent + 2, 2)
+        return Derivatives(lambda x, z: Curvature(*mlp_curvature.curvature(chain, x, z)), latent + 2)
     # A value, a gradient, and the gradient of each of its coordinates, which passes both again.
-    return Derivatives(lambda x, z: automatic(model, x, z), 2 + 2 * latent, 2 + 2 * latent)
+    return Derivatives(lambda x, z: automatic(model, x, z), 2 + 2 * latent)
 
 
 @torch.no_grad()
-def automatic(model: Model, x: Data, z: Float[Tensor, "#batch latent"]) -> Curvature:
+def automatic(model: Model, x: Data, z: Float[Tensor, "batch latent"]) -> Curvature:
     """Value and gradient by one backward pass, the Hessian by a backward pass of the gradient per coordinate.
 
     Raises:
@@ -64,7 +63,6 @@ def automatic(model: Model, x: Data, z: Float[Tensor, "#batch latent"]) -> Curva
         )(z)
         return gradient, (gradient, value)
 
-    z = z.expand(len(parts_of(x)[0]), -1)
     try:
         found: Any = vmap(jacrev(gradient_and_value, has_aux=True))(z, *parts_of(x))
     except RuntimeError as error:

@@ -23,11 +23,6 @@ def select(x: Data, rows: Tensor | slice) -> Data:
     return tuple(part[rows] for part in x) if isinstance(x, tuple) else x[rows]
 
 
-def repeat(x: Data, times: int) -> Data:
-    """All images, several times one after another."""
-    return select(x, torch.arange(count(x), device=device_of(x)).repeat(times))
-
-
 def device_of(x: Data) -> torch.device:
     return parts_of(x)[0].device
 

@@ -64,6 +64,15 @@ class Gaussian:
         columns = gradient.permute(1, 2, 0)
         return torch.linalg.solve_triangular(self.cholesky, columns, upper=False).permute(2, 0, 1)
 
+    def reshaped(
+        self, mean: Float[Tensor, "batch latent"], precision: Float[Tensor, "batch latent latent"]
+    ) -> "Gaussian":
+        """The same kind of distribution with another mean and precision, given in coordinates ε; float64."""
+        factor = self.cholesky.double()
+        step = torch.linalg.solve_triangular(factor.mT, mean[..., None], upper=True)[..., 0]
+        reshaped = cholesky(factor @ precision @ factor.mT)
+        return replace(self, mean=self.mean + step.to(self.mean), cholesky=reshaped.to(self.cholesky))
+
     def sample(self, noise: Noise) -> Samples:
         return self.mean + self.unwhiten(noise.normal)
 

@@ -40,13 +40,13 @@ def fit_proposal(block: Block) -> Fit:
         found = torch.ones_like(block.images, dtype=torch.bool)
         nothing = torch.zeros_like(block.images, dtype=torch.float64)
         if name == "prior":
-            return Fit(proposals.from_prior(block.prior, len(block)), found, found, nothing)
+            return Fit(proposals.plain(proposals.of_prior(block.prior, len(block))), found, found, nothing)
         assert encoder is not None
-        return Fit(proposals.from_encoder(encoder), found, found, nothing)
+        return Fit(proposals.plain(proposals.of_encoder(encoder)), found, found, nothing)
     found = modes.find(block)
-    defensive = [proposals.from_prior(block.prior, len(block))]
+    defensive = [proposals.of_prior(block.prior, len(block))]
     if encoder is not None:
-        defensive.insert(0, proposals.from_encoder(encoder))
+        defensive.insert(0, proposals.of_encoder(encoder))
     degrees_of_freedom = block.settings.degrees_of_freedom
     fitted = proposals.from_modes(found, degrees_of_freedom, defensive if name == "mixture" else ())
     refined = _refined(block, fitted, level=0)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from logpx.curvature import Derivatives
-from logpx.data import Data, count, device_of, select
+from logpx.data import Data, device_of, select
 from logpx.distributions import cholesky
 from logpx.model import Moments
 
@@ -44,12 +44,10 @@ class SearchState(NamedTuple):
         return bounded(self.hessian, self.surrogate)
 
 
-def begin(compute: Derivatives, x: Data, z: Float[Tensor, "#batch latent"]) -> SearchState:
-    """The search's state at its start: one z for each image, or one for all, whose tangents are computed once."""
-    cost = compute.cost if len(z) == count(x) else compute.shared_cost
-    evaluations = torch.tensor([cost], device=z.device)
-    found = z, *compute.at(x, z), evaluations
-    return SearchState(*(part.expand(count(x), *part.shape[1:]).clone() for part in found))
+def begin(compute: Derivatives, x: Data, z: Float[Tensor, "batch latent"]) -> SearchState:
+    """The search's state at its start."""
+    evaluations = torch.full((len(z),), compute.cost, device=z.device)
+    return SearchState(z, *compute.at(x, z), evaluations)
 
 
 @torch.no_grad()

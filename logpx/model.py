@@ -101,7 +101,9 @@ class Decoder:
     def sample_prior(self, shape: tuple[int, ...], x: Data) -> Tensor:
         """z ~ p(z) for each image of x: (*shape, batch, latent)."""
         if self.prior is None:
-            raise ValueError("N(0, I) has no number of dimensions: draw with torch.randn")
+            raise ValueError(
+                "sample_prior: a Decoder does not know the dimensions of its default prior N(0, I); use torch.randn"
+            )
         return self.prior.sample((*shape, count(x)))
 
 

@@ -52,6 +52,14 @@ class Peak(NamedTuple):
     def select(self, rows: Tensor) -> "Peak":
         return Peak(*(part[rows] for part in self))
 
+    def without_mass(self) -> "Peak":
+        """No mode."""
+        return self._replace(log_mass=torch.full_like(self.log_mass, -torch.inf))
+
+    def replaced(self, rows: Tensor, by: "Peak") -> "Peak":
+        """With the modes of some images replaced."""
+        return Peak(*(old.index_copy(0, rows, new) for old, new in zip(self, by, strict=True)))
+
     def distance(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
         """Squared distance of z, by the curvature of this mode: ‖Lᵀ(z − mode)‖²."""
         return (self.cholesky.mT @ (z - self.mode).to(self.cholesky)[..., None]).square().sum((1, 2))
@@ -120,17 +128,19 @@ def _more(block: Block, compute: Derivatives, found: list[Peak], evaluations: In
         grown = (_numbers(now) > _numbers(known)).nonzero().squeeze(1)
         if len(grown):  # only these images change, so that no image depends on the others
             now = [peak.select(grown) for peak in now]
-            found = [_replaced(found, rows[grown], now, slot) for slot in range(max(len(found), len(now)))]
+            found += [found[0].without_mass()] * (len(now) - len(found))
+            now += [now[0].without_mass()] * (len(found) - len(now))
+            found = [old.replaced(rows[grown], new) for old, new in zip(found, now, strict=True)]
             last[rows[grown]] = number + SEARCHES * _numbers(now)
     return Modes(found, last <= MOST, evaluations)
 
 
 def _along_path(
-    block: Block, compute: Derivatives, steps: Float[Tensor, "batch latent"], found: list[Peak]
+    block: Block, compute: Derivatives, point: Float[Tensor, "batch latent"], found: list[Peak]
 ) -> tuple[Peak, Int[Tensor, " batch"]]:
-    """A search along the path that starts at the prior's mean plus so many of its standard deviations."""
+    """A search along a path. Its start is given in standard deviations of the prior around its mean."""
     betas = PATH if block.start is None else SHORT_PATH
-    z, cost = follow_path(compute, block.x, block.prior, block.prior.mean + block.prior.scale * steps, betas)
+    z, cost = follow_path(compute, block.x, block.prior, block.prior.mean + block.prior.scale * point, betas)
     peak, evaluations = _search(block, compute, z, found)
     return peak, evaluations + cost
 
@@ -191,9 +201,10 @@ def _distinct(peaks: list[Peak]) -> list[Peak]:
     log_mass = torch.stack([peak.log_mass for peak in peaks])
     order = log_mass.argsort(dim=0, descending=True, stable=True)
     each = torch.arange(log_mass.shape[1], device=log_mass.device)
+    stacked = [torch.stack(parts) for parts in zip(*peaks, strict=True)]
     kept: list[Peak] = []
     for rank in order:
-        peak = Peak(*(torch.stack(parts)[rank, each] for parts in zip(*peaks, strict=True)))
+        peak = Peak(*(part[rank, each] for part in stacked))
         if kept:
             new = peak.log_mass > kept[0].log_mass - NEGLIGIBLE
             for other in kept:
@@ -209,18 +220,3 @@ def _distinct(peaks: list[Peak]) -> list[Peak]:
 def _numbers(found: list[Peak]) -> Int[Tensor, " batch"]:
     """How many modes each image has."""
     return (torch.stack([peak.log_mass for peak in found]) > -torch.inf).sum(0)
-
-
-def _replaced(found: list[Peak], rows: Tensor, known: list[Peak], number: int) -> Peak:
-    """The peak with a number, with that of some images replaced."""
-    old = (
-        found[number]
-        if number < len(found)
-        else found[0]._replace(log_mass=torch.full_like(found[0].log_mass, -torch.inf))
-    )
-    new = (
-        known[number]
-        if number < len(known)
-        else known[0]._replace(log_mass=torch.full_like(known[0].log_mass, -torch.inf))
-    )
-    return Peak(*(a.index_copy(0, rows, b) for a, b in zip(old, new, strict=True)))

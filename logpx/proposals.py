@@ -3,7 +3,7 @@
 Randomness is passed in as `Noise`, so that it belongs to the image. `proposal[rows]` is the proposal of some images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -76,16 +76,27 @@ class Proposal:
         Args:
             hard: whether the images' weights have shown heavy tails; then the components are made wider.
         """
-        widening = inflation(noise.normal.shape[-1], hard=hard)
+
+        def fit(rows: Tensor, component: Gaussian) -> Gaussian:
+            return refine(model, select(x, rows), component, noise.normal[:, rows])
+
+        return self.refitted(fit, inflation(noise.normal.shape[-1], hard=hard))
+
+    def refitted(self, fit: Callable[[Tensor, Gaussian], Gaussian], widening: float) -> "Proposal":
+        """The same proposal with its fitted components replaced.
+
+        Args:
+            fit: makes a new Gaussian from the one that was fitted, without its widening, for the images (rows) that
+                have the component.
+            widening: factor by which the new components are wider than what `fit` returns.
+        """
         components = list(self.components)
         for number, component in enumerate(components[: self.fitted]):
             assert isinstance(component, Gaussian)
             rows = (self.shares[:, number] > 0).nonzero().squeeze(1)
             if len(rows) == 0:
                 continue
-            # Gradients are evaluated at samples of the Gaussian itself; importance samples come from the widened one.
-            narrow = replace(component, cholesky=component.cholesky * self.widening)[rows]
-            new = refine(model, select(x, rows), narrow, noise.normal[:, rows])
+            new = fit(rows, replace(component, cholesky=component.cholesky * self.widening)[rows])
             components[number] = replace(
                 component,
                 mean=component.mean.index_copy(0, rows, new.mean),
@@ -116,39 +127,38 @@ def inflation(latent: int, *, hard: bool = False) -> float:
     return 1 + (EXCESS_OF_HARD if hard else EXCESS) * min(1.0, (16 / latent) ** 0.5)
 
 
-def from_prior(prior: Moments, images: int) -> Proposal:
-    """A Gaussian with the prior's mean and standard deviation."""
-    component = Diagonal(*(moment.expand(images, -1) for moment in prior))
+def of_prior(prior: Moments, images: int) -> Diagonal:
+    """A Gaussian with the prior's mean and standard deviation, for each image."""
+    return Diagonal(*(moment.expand(images, -1) for moment in prior))
+
+
+def of_encoder(encoder: Moments) -> Diagonal:
+    """q(z | x)."""
+    return Diagonal(encoder.mean, encoder.scale.clamp(*ENCODER_SCALES))
+
+
+def plain(component: Gaussian | Diagonal) -> Proposal:
+    """A proposal of one component that is not fitted."""
     return Proposal(torch.ones_like(component.mean[:, :1]), (component,))
 
 
-def from_encoder(encoder: Moments) -> Proposal:
-    """q(z | x)."""
-    return Proposal(
-        torch.ones_like(encoder.mean[:, :1]), (Diagonal(encoder.mean, encoder.scale.clamp(*ENCODER_SCALES)),)
-    )
-
-
-def from_modes(modes: Modes, degrees_of_freedom: float | None, defensive: Sequence[Proposal] = ()) -> Proposal:
-    """A Gaussian, or Student's t, at each mode, mixed with some of the defensive proposals.
+def from_modes(modes: Modes, degrees_of_freedom: float | None, defensive: Sequence[Diagonal] = ()) -> Proposal:
+    """A Gaussian, or Student's t, at each mode, mixed with some defensive components.
 
     Args:
         modes: their masses decide how much of the mixture each gets.
         degrees_of_freedom: of Student's t tails for the fitted components; None for Gaussian tails.
-        defensive: proposals of one component, each with the share `DEFENSIVE_SHARE`.
+        defensive: each has the share `DEFENSIVE_SHARE`.
     """
     widening = inflation(modes.peaks[0].mode.shape[-1])
-    wide = [proposal.components[0] for proposal in defensive]
     log_masses = torch.stack([peak.log_mass for peak in modes.peaks], 1)
     masses = log_masses.nan_to_num(neginf=-1e30).softmax(1).to(modes.peaks[0].mode)
-    shares = [masses * (1 - DEFENSIVE_SHARE * len(wide))] + [torch.full_like(masses[:, :1], DEFENSIVE_SHARE)] * len(
-        wide
-    )
-    fitted = []
+    share = torch.full_like(masses[:, :1], DEFENSIVE_SHARE)
+    shares = torch.cat([masses * (1 - DEFENSIVE_SHARE * len(defensive)), *[share] * len(defensive)], 1)
+    fitted: list[Gaussian] = []
     for peak in modes.peaks:
         # Contiguous, so that an image's rounding does not depend on how its block was split.
         factor = (peak.cholesky.to(peak.mode) / widening).contiguous()
-        fitted.append(
-            StudentT(peak.mode, factor, degrees_of_freedom) if degrees_of_freedom else Gaussian(peak.mode, factor)
-        )
-    return Proposal(torch.cat(shares, 1), (*fitted, *wide), fitted=len(fitted), widening=widening)
+        gaussian = Gaussian(peak.mode, factor)
+        fitted.append(StudentT(peak.mode, factor, degrees_of_freedom) if degrees_of_freedom else gaussian)
+    return Proposal(shares, (*fitted, *defensive), fitted=len(fitted), widening=widening)

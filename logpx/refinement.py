@@ -6,20 +6,19 @@ come from a linear regression of gradients on samples. For a Gaussian posterior 
 """
 
 import math
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from logpx.data import Data
-from logpx.distributions import Gaussian, cholesky
+from logpx.distributions import Gaussian
 from logpx.model import Model, log_joint_gradient
 
 # Ridge of the regression, in samples per latent dimension: the result is pulled towards no change by as much as half a
 # sample per dimension would. With few samples this limits noise; with many it vanishes.
 RIDGE = 0.5
-# One round changes a precision by at most these factors.
+# One regression changes a precision by at most these factors.
 NARROWEST, WIDEST = 3.0, 0.3
 
 
@@ -45,16 +44,31 @@ def refine(
     # Gradients that float32 makes non-finite carry no information.
     excess, epsilon = (whitened + epsilon).double().nan_to_num(0, 0, 0), epsilon.double()
 
-    eye = torch.eye(latent, dtype=torch.float64, device=epsilon.device)
-    spread = torch.einsum("sbi,sbj->bij", epsilon, epsilon) / len(epsilon)
-    ridge = RIDGE * latent / len(epsilon) * eye
-    slope = -torch.linalg.solve(spread + ridge, torch.einsum("sbi,sbj->bij", epsilon, excess) / len(epsilon))
-    eigenvalues, vectors = torch.linalg.eigh(eye + 0.5 * (slope + slope.mT))
-    precision = (vectors * eigenvalues.clamp(WIDEST, NARROWEST)[:, None]) @ vectors.mT
+    precision = regressed_precision(epsilon, excess, len(epsilon), WIDEST)
     move = torch.linalg.solve(precision, excess.mean(0)[..., None])[..., 0]
     # The step stays within the radius of the samples, because the regression does not extrapolate.
     move = move * (math.sqrt(latent) / move.norm(dim=-1, keepdim=True).clamp(min=math.sqrt(latent)))
-    factor = start.cholesky.double()
-    step = torch.linalg.solve_triangular(factor.mT, move[..., None], upper=True)[..., 0]
-    refined = cholesky(factor @ precision @ factor.mT)
-    return replace(start, mean=start.mean + step.to(start.mean), cholesky=refined.to(start.cholesky))
+    return start.reshaped(move, precision)
+
+
+def regressed_precision(
+    epsilon: Float[Tensor, "samples batch latent"],
+    excess: Float[Tensor, "samples batch latent"],
+    independent: int,
+    widest: float,
+) -> Float[Tensor, "batch latent latent"]:
+    """I + Δ of the regression r ≈ a − Δε, with its eigenvalues bounded; float64.
+
+    Args:
+        epsilon: samples in coordinates in which the Gaussian is standard, float64 and with mean 0.
+        excess: r, the excess of the gradient at each.
+        independent: how many of the samples are independent, which the ridge is weighed against.
+        widest: least eigenvalue.
+    """
+    latent = epsilon.shape[-1]
+    eye = torch.eye(latent, dtype=torch.float64, device=epsilon.device)
+    spread = torch.einsum("sbi,sbj->bij", epsilon, epsilon) / len(epsilon)
+    ridge = RIDGE * latent / independent * eye
+    slope = -torch.linalg.solve(spread + ridge, torch.einsum("sbi,sbj->bij", epsilon, excess) / len(epsilon))
+    eigenvalues, vectors = torch.linalg.eigh(eye + 0.5 * (slope + slope.mT))
+    return (vectors * eigenvalues.clamp(widest, NARROWEST)[:, None]) @ vectors.mT

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import logpx
 from logpx import block, importance, noise
 from logpx.batching import CACHED, chunk_size
 from logpx.block import Settings
@@ -270,3 +271,14 @@ def test_rounding_changes_log_px_by_less_than_promised(params: Params, tiny: Dat
     other = estimate_whole(prepare(vae.double(), x.double(), settings))
     assert not torch.equal(first.log_px, other.log_px)
     assert (first.log_px - other.log_px).abs().mean() < 1e-3
+
+
+def test_progress_is_shown_on_request_and_changes_nothing(
+    linear: Linear, generator: torch.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, x = joint(linear.vae()), linear.sample(100, generator)
+    silent = logpx.estimate(model, x, latent=3, chunk=128)  # 42 images in a block
+    assert capsys.readouterr().err == ""
+    shown = logpx.estimate(model, x, latent=3, chunk=128, progress=True)
+    assert capsys.readouterr().err.endswith("\rlog p(x): 3 of 3 blocks\n")
+    assert torch.equal(shown.log_px, silent.log_px)
