@@ -35,18 +35,18 @@ demo: $(READY) ## Run the whole pipeline on scikit-learn's digits, without a dow
 	@echo "The report: $$PWD/demo/report.html"
 	@echo "Compare it with other experiments: source .venv/bin/activate; dvc exp show --only-changed"
 
-run: $(READY) ## Run an experiment with the settings of a file in presets/: make run PRESET=demo | published | ...
+run: $(READY) ## Run an experiment with the settings of a file in presets/: make run PRESET=fast | good | best | ...
 	python -m tools.presets $(PRESET)
 
-published: $(READY) ## Run the published setting and copy its metrics to reports/published: about five minutes.
-	python -m tools.presets published
+published: $(READY) ## Run the published setting, record it in the study models, and copy its metrics to reports/published.
+	python -m studies models --only published
 	@mkdir -p reports/published
 	@for stage in train evaluate verify compare; do \
 		dvc get -q --force . reports/metrics/$$stage.json --rev published -o reports/published/; done
 	@echo "The metrics: $$PWD/reports/published/"
 
-study: $(READY) ## Run a grid of experiments and write its page: make study NAME=sigma | latent | samples.
-	python -m studies $(NAME)
+study: $(READY) ## Run a study and write its page: make study NAME=sigma | latent | samples | models [ONLY=fast,good].
+	python -m studies $(NAME) $(if $(ONLY),--only "$(ONLY)")
 
 repro: $(READY) ## Run what has changed since the last run, with MNIST: `dvc repro`.
 	dvc repro

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from logpx.block import PROPOSALS, Settings
 from logpx.estimator import estimate_whole
 from logpx.model import log_joint
-from pipeline.config import Model
 from pipeline.evaluation.settings import joint, prepare
 from pipeline.model.vae import VAE
-from tests.support import Linear
+from tests.support import Linear, flat_format, model_settings
 
 SCALES, SHIFTS = (0.3, 0.5, 0.7, 0.85, 1.0, 1.3, 2.0), (0.0, 0.5, 1.5)  # of the encoder, in posterior deviations
 GRID = torch.linspace(-7, 7, 701, dtype=torch.float64)
@@ -45,8 +44,10 @@ class Case:
 def ignoring(images: int, generator: torch.Generator) -> Iterator[Case]:
     """Decoders that ignore z: the posterior is the prior."""
     for latent, scale, shift in product((2, 8, 16), SCALES, SHIFTS):
-        vae = VAE(Model(latent=latent, encoder=(), decoder=(), activation="relu", sigma=0.07), 200)
-        decoder, encoder = vae.decoder.network[0], vae.encoder.network[0]
+        vae = VAE(
+            model_settings(latent=latent, encoder=[], decoder=[], activation="relu", sigma=0.07), flat_format(200)
+        )
+        (decoder,), (encoder,) = vae.decoder.network.children(), vae.encoder.network.children()
         assert isinstance(decoder, nn.Linear)
         assert isinstance(encoder, nn.Linear)
         with torch.no_grad():
@@ -75,7 +76,9 @@ def curved(images: int, generator: torch.Generator) -> Iterator[Case]:
     cell = (GRID[1] - GRID[0]).square().log()
     for number, (sigma, gain) in enumerate(product((0.1, 0.2, 0.4), (1.0, 2.0, 3.0))):
         torch.manual_seed(number)
-        vae = VAE(Model(latent=2, encoder=(16,), decoder=(16,), activation="tanh", sigma=sigma), 12).double()
+        vae = VAE(
+            model_settings(latent=2, encoder=[16], decoder=[16], activation="tanh", sigma=sigma), flat_format(12)
+        ).double()
         for parameter in vae.decoder.parameters():
             parameter.mul_(gain)
         true_z = torch.randn(5 * images, 2, generator=generator, dtype=torch.float64)  # fewer models, so more images

@@ -26,7 +26,6 @@ from logpx.noise import Stream
 from pipeline.code import ROOT
 from pipeline.config import load_params
 from pipeline.data.dataset import load_dataset
-from pipeline.data.dequantise import dequantised
 from pipeline.evaluation.convergence import importance_curve
 from pipeline.evaluation.settings import estimator, prepare
 from pipeline.model.checkpoint import load_model
@@ -81,7 +80,7 @@ def speed(vae: VAE, whole: Block, samples: int, rounds: int) -> dict[str, float]
     assert isinstance(x, Tensor)
     count = len(x) * samples
     turns = max(1, count // chunk)
-    widths = [layer.out_features for layer in vae.decoder.network if isinstance(layer, nn.Linear)]
+    widths = [layer.out_features for layer in vae.decoder.network.modules() if isinstance(layer, nn.Linear)]
     matmuls = forward_matmuls(list(pairwise([vae.latent, *widths])), chunk, x.device)
 
     def limit() -> None:
@@ -132,8 +131,10 @@ def main() -> None:
     options = parser.parse_args()
     device = set_up(options.device, 0)
     dataset, model = load_dataset(options.data), load_model(options.model, device)
+    if (model.description.model.network, model.description.model.observation) != ("mlp", "gaussian"):
+        parser.error("a model with model.network = mlp and model.observation = gaussian is needed")
     settings = estimator(load_params(ROOT / "params.yaml").evaluate, model.vae)
-    x = dequantised(dataset.test_images, dataset.levels, settings.seed)[: options.images].to(device)
+    x = model.vae.images.read_fixed(dataset.test_images, settings.seed)[: options.images].to(device)
     whole = prepare(model.vae, x, settings)
 
     rates = speed(model.vae, whole, options.samples, options.rounds)

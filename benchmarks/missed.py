@@ -24,10 +24,9 @@ from logpx.block import Settings
 from pipeline.code import ROOT
 from pipeline.config import load_params
 from pipeline.data.dataset import load_dataset
-from pipeline.data.dequantise import dequantised
 from pipeline.errors import UserError
 from pipeline.evaluation.second_opinions import SIGNIFICANT, missed, on_simulated_images
-from pipeline.evaluation.settings import estimator, joint, posteriors
+from pipeline.evaluation.settings import estimator, joint
 from pipeline.evaluation.summary import mean_and_error, plus_minus, rounded
 from pipeline.model.checkpoint import load_model
 from pipeline.model.vae import VAE
@@ -38,7 +37,7 @@ from pipeline.storage.tables import numbers
 
 def by_start(vae: VAE, x: torch.Tensor, settings: Settings) -> dict[str, dict[str, float]]:
     """Trusted estimates with and without a start that have missed a mode: their number, and nats of the worst."""
-    starts = {"encoder": posteriors(vae, x), "none": None}
+    starts = {"encoder": vae.encode(x), "none": None}
     found = {
         name: logpx.estimate(joint(vae), x, latent=vae.latent, start=start, **asdict(settings))
         for name, start in starts.items()
@@ -74,7 +73,7 @@ def main() -> None:
     evaluate = params.evaluate.model_copy(update={"seed": options.seed})
 
     dataset, settings = load_dataset(options.data), estimator(evaluate, vae)
-    x = dequantised(dataset.test_images[: options.test_images], dataset.levels, params.evaluate.seed).to(device)
+    x = vae.images.read_fixed(dataset.test_images[: options.test_images], params.evaluate.seed).to(device)
 
     table = on_simulated_images(vae, verify, settings)
     gap = numbers(table, "upper") - numbers(table, "annealed")

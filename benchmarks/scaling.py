@@ -26,13 +26,14 @@ from logpx import importance
 from logpx.noise import Stream
 from pipeline.code import ROOT
 from pipeline.config import Params, load_params
+from pipeline.data.image_format import ImageFormat
 from pipeline.evaluation.settings import estimator, prepare
 from pipeline.model.vae import VAE
 from pipeline.process.device import environment, set_up
 from tools.clones import configure, temporary_clone
 
 SIZES = ((256, 256), (512, 512), (1024, 1024), (1024, 1024, 1024))
-PIXELS, LEVELS = 784, 256
+IMAGES = ImageFormat(28, 28, 256)
 CPU = torch.device("cpu")
 
 
@@ -56,22 +57,28 @@ def line(sizes: list[int], seconds: list[float]) -> tuple[float, float]:
 
 def costs(params: Params, rounds: int) -> dict[str, Any]:
     """Seconds of a decoder evaluation and of a training image by number of parameters."""
-    images = torch.randint(0, LEVELS, (5120, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = torch.randint(
+        0,
+        IMAGES.levels,
+        (5120, IMAGES.height, IMAGES.width),
+        generator=torch.Generator().manual_seed(0),
+        dtype=torch.uint8,
+    )
     decoders: list[int] = []
     models: list[int] = []
     evaluation: list[float] = []
     training: list[float] = []
     for hidden in SIZES:
         model = params.model.model_copy(update={"encoder": hidden, "decoder": hidden})
-        vae = VAE(model, PIXELS).eval()
+        vae = VAE(model, IMAGES).eval()
         settings = replace(estimator(params.evaluate, vae), proposal="encoder")
-        block = prepare(vae, torch.rand(settings.chunk // 64, PIXELS), settings)
+        block = prepare(vae, torch.rand(settings.chunk // 64, IMAGES.pixels), settings)
         proposal = importance.fit_proposal(block).proposal
         draw = rate(
             len(block) * 512,
             lambda block=block, proposal=proposal: importance.sample_log_weights(block, proposal, Stream.ESTIMATE, 512),
         )
-        epoch = rate(len(images), ours(images, LEVELS, model, params.train, params.train.batch_size, CPU))
+        epoch = rate(len(images), ours(images, IMAGES, model, params.train, params.train.batch_size, CPU))
         decoders.append(parameters(vae.decoder))
         models.append(parameters(vae))
         evaluation.append(1 / median(draw, rounds))

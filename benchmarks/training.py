@@ -25,7 +25,8 @@ from pipeline.code import ROOT
 from pipeline.config import load_params
 from pipeline.data import dataset
 from pipeline.data.dataset import load_dataset
-from pipeline.model.networks import ACTIVATIONS
+from pipeline.data.image_format import ImageFormat
+from pipeline.model.activations import ACTIVATIONS
 from pipeline.model.vae import VAE
 from pipeline.process.device import environment, set_up
 from pipeline.training.fit import fit
@@ -44,6 +45,7 @@ class Plain(nn.Module):
 
     def __init__(self, settings: config.Model, pixels: int) -> None:
         super().__init__()
+        assert isinstance(settings.sigma, float)
         self.sigma = settings.sigma
         self.encoder = self._layers([pixels, *settings.encoder, 2 * settings.latent], settings.activation)
         self.decoder = self._layers([settings.latent, *settings.decoder, pixels], settings.activation)
@@ -83,7 +85,7 @@ def plain(images: Tensor, model: config.Model, batch: int, device: torch.device)
 
 def ours(
     images: Tensor,
-    levels: int,
+    seen: ImageFormat,
     model: config.Model,
     train: config.Train,
     batch: int,
@@ -92,7 +94,7 @@ def ours(
 ) -> Callable[[], object]:
     """An epoch of this project's training, with a validation set of one image."""
     settings = train.model_copy(update={"batch_size": batch, "epochs": 10**6, "validation": 1 / len(images), **changes})
-    epochs = fit(VAE(model, images[0].numel()).to(device), images.flatten(1).to(device), levels, settings)
+    epochs = fit(VAE(model, seen).to(device), images.flatten(1).to(device), settings)
     return lambda: next(epochs)
 
 
@@ -120,7 +122,7 @@ def measure(
 ) -> dict[str, float]:
     """Median images per second of each contender."""
     some = dataset.train_images[: images // batch * batch]
-    of_ours = some, dataset.levels, model, train, batch, device
+    of_ours = some, dataset.format(), model, train, batch, device
     contenders = {
         "plain": as_installed(plain(some, model, batch, device)),
         "ours": ours(*of_ours),
@@ -143,11 +145,14 @@ def main() -> None:
     params = load_params(ROOT / "params.yaml")
     device = set_up(options.device, 0)
     dataset = load_dataset(options.data)
-    example = params.model.model_copy(update={"latent": 20, "encoder": (400,), "decoder": (400,), "activation": "relu"})
+    own = params.model
+    if (own.network, own.observation) != ("mlp", "gaussian") or own.sigma == "learned":
+        parser.error("model.network = mlp and model.observation = gaussian with a fixed model.sigma are needed")
+    example = own.model_copy(update={"latent": 20, "encoder": (400,), "decoder": (400,), "activation": "relu"})
     found = []
     print(f"{'network':>16} {'batch':>6} {'plain':>8} {'ours':>8} {'matmuls':>8} {'ours, bf16':>10}   images/s", end="")
     print("   ours/plain   ours/matmuls")
-    for model in (example, params.model):
+    for model in (example, own):
         network = "-".join(str(size) for size in (*model.encoder, model.latent, *model.decoder))
         for batch in options.batch:
             now = measure(dataset, model, params.train, batch, options.rounds, options.images, device)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from logpx.observations.beta_binomial import BetaBinomial as BetaBinomial
     from logpx.observations.categorical import Categorical as Categorical
     from logpx.observations.gaussian import Gaussian as Gaussian
+    from logpx.observations.gaussian_per_pixel import GaussianPerPixel as GaussianPerPixel
     from logpx.observations.logistic import DiscretisedLogistic as DiscretisedLogistic
+    from logpx.observations.logistic_mixture import LogisticMixture as LogisticMixture
     from logpx.variational import best_gaussian as best_gaussian
     from logpx.weights import Diagnosis as Diagnosis
     from logpx.weights import diagnose as diagnose
@@ -34,6 +36,8 @@ _HOMES = {
     "DiscretisedLogistic": "observations.logistic",
     "Estimate": "estimator",
     "Gaussian": "observations.gaussian",
+    "GaussianPerPixel": "observations.gaussian_per_pixel",
+    "LogisticMixture": "observations.logistic_mixture",
     "Model": "model",
     "anneal": "annealing",
     "best_gaussian": "variational",
@@ -50,6 +54,8 @@ __all__ = [
     "DiscretisedLogistic",
     "Estimate",
     "Gaussian",
+    "GaussianPerPixel",
+    "LogisticMixture",
     "Model",
     "anneal",
     "best_gaussian",

@@ -2,11 +2,21 @@
 
 import difflib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -24,6 +34,12 @@ LARGEST_FILE = 1 << 20  # bytes; larger than any hand-written params.yaml
 LARGEST_BUDGET = 4**7  # times `samples`: the estimator has eight levels, each with four times the samples of the last
 
 
+def _sigma(value: Any) -> Any:
+    if value == "learned" or (type(value) in (int, float) and 0 < value < math.inf):
+        return value
+    raise ValueError("input should be a number greater than 0, or learned")
+
+
 def _chunk(evaluations: int) -> int:
     if 0 < evaluations < 128:
         raise ValueError("input should be at least 128, or 0 to choose a size that suits the machine")
@@ -38,17 +54,29 @@ class Section(BaseModel):
 
 class Data(Section):
     name: Literal["mnist", "fashion_mnist", "kmnist", "digits"]
+    binarise: Literal["none", "threshold", "dynamic"]
 
 
 class Model(Section):
     latent: Layer
+    network: Literal["mlp", "conv"]
     encoder: tuple[Layer, ...]
     decoder: tuple[Layer, ...]
+    width: Annotated[int, Field(ge=1, le=4096)]
+    depth: Annotated[int, Field(ge=0, le=64)]
     activation: Literal["elu", "gelu", "relu", "silu", "tanh"]
-    sigma: Positive
+    observation: Literal[
+        "gaussian", "gaussian_per_pixel", "logistic", "logistic_mixture", "beta_binomial", "categorical", "bernoulli"
+    ]
+    sigma: Annotated[float | Literal["learned"], BeforeValidator(_sigma)]
+    components: Annotated[int, Field(ge=1, le=100)]
 
 
 class Train(Section):
+    objective: Literal["elbo", "beta", "iwae"]
+    samples: Annotated[int, Field(ge=1, le=10_000)]
+    beta: Annotated[float, Field(ge=0)]
+    beta_warmup: Annotated[float, Field(ge=0, le=1)]
     epochs: Count
     batch_size: Count
     optimizer: Literal["adam", "adamw"]
@@ -72,6 +100,7 @@ class Evaluate(Section):
     elbo_samples: Count
     prior_samples: Count
     comparison: Count
+    training_images: Count
     chunk: Annotated[int, Field(ge=0), AfterValidator(_chunk)]
     seed: Seed
 
@@ -137,6 +166,19 @@ class Params(Section):
     runtime: Runtime
     recovery: Recovery
     tracking: Tracking
+
+    @model_validator(mode="after")
+    def _one_kind_of_pixels(self) -> "Params":
+        binary, binarised = self.model.observation == "bernoulli", self.data.binarise != "none"
+        if binary and not binarised:
+            raise ValueError(
+                "model.observation = bernoulli needs pixels that are 0 or 1: set data.binarise to threshold or dynamic"
+            )
+        if binarised and not binary:
+            raise ValueError(
+                f"data.binarise = {self.data.binarise} makes pixels 0 or 1: set model.observation to bernoulli"
+            )
+        return self
 
 
 class ParameterError(UserError):
@@ -212,6 +254,8 @@ def _mistakes(error: ValidationError) -> Iterator[str]:
         key = ".".join(str(part) for part in mistake["loc"])
         if mistake["type"] == "missing":
             yield f"{key}: missing; add it"
+        elif not mistake["loc"]:  # keys of several sections contradict each other
+            yield mistake["msg"].removeprefix("Value error, ")
         elif mistake["type"] == "extra_forbidden":
             yield f"{key}: unknown key{_nearest(key, [*valid, *Params.model_fields])}"
         else:

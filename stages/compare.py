@@ -30,14 +30,14 @@ def main() -> None:
 
     kinds = other_images.images_of_each_kind(dataset, compare)
     with Run("compare", params, arguments):
-        parts = [
-            other_images.measure(model.vae, kind, *kinds[kind], dataset.levels, compare, settings) for kind in kinds
-        ]
+        parts = [other_images.measure(model.vae, kind, *kinds[kind], compare, settings) for kind in kinds]
         table = pd.concat(parts, ignore_index=True)
         found = summarise_probes(table, finite(digits, "log_px"))
         evaluate = params.evaluate
         metrics = {
-            **other_images.baselines(dataset, model.description.model, evaluate.images, evaluate.seed),
+            **other_images.baselines(
+                dataset, model.description.model, model.vae.images, evaluate.images, evaluate.seed
+            ),
             **{f"auroc_{row.kind.replace(' ', '_')}": round(row.auroc, 4) for row in found},
         }
         write_parquet(arguments.table, table)

@@ -5,14 +5,16 @@ from dataclasses import asdict
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from pipeline.config import load_params
-from pipeline.data.dataset import load_dataset
-from pipeline.data.dequantise import dequantised
+from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.split import split
+from pipeline.evaluation.elbo import active_units
 from pipeline.evaluation.settings import estimator
 from pipeline.evaluation.summary import Metrics, plus_minus
-from pipeline.evaluation.test_images import measure, summarise
-from pipeline.model.checkpoint import load_model
+from pipeline.evaluation.test_images import measure, measure_training, summarise, summarise_training
+from pipeline.model.checkpoint import Description, load_model
 from pipeline.process.cli import parse_paths
 from pipeline.process.device import environment, set_up
 from pipeline.process.distributed import join
@@ -35,7 +37,12 @@ def main() -> None:
         return
     vae = model.vae.to(device)
     settings = estimator(evaluate, vae)
-    x = dequantised(dataset.test_images, dataset.levels, evaluate.seed)[: evaluate.images].to(device)
+    x = vae.images.read_fixed(dataset.test_images, evaluate.seed)[: evaluate.images].to(device)
+    parts = zip(("train", "validation"), training_split(dataset, model.description), strict=True)
+    training = {
+        name: vae.images.read_fixed(images[: evaluate.training_images], evaluate.seed).to(device)
+        for name, images in parts
+    }
 
     where = environment(device)
     determines = evaluate.model_dump(mode="json"), asdict(settings), sha256(arguments.data), model.sha256, where
@@ -45,13 +52,21 @@ def main() -> None:
         Run("evaluate", params, arguments, active=group.rank == 0),
     ):
         columns = measure(vae, x, evaluate, settings, work, group)
+        of_training = measure_training(vae, training, settings, work, group)
         if group.rank == 0:
             table = pd.DataFrame({"label": dataset.test_labels[: evaluate.images], **columns})
-            metrics = summarise(table)
+            metrics = summarise(table, vae.images) | {"active_units": active_units(vae, x)}
+            others = {name: summarise_training(found, vae.images) for name, found in of_training.items()}
             write_parquet(arguments.table, table)
-            write_json(arguments.metrics, {"test": metrics, "environment": where})
+            write_json(arguments.metrics, {"test": metrics, **others, "environment": where})
             report(metrics)
         group.gather({})  # a barrier: no process discards its saved work before the outputs are written
+
+
+def training_split(dataset: Dataset, model: Description) -> tuple[Tensor, Tensor]:
+    """The images that the model was trained on, and those held out for validation."""
+    trained, held_out = split(len(dataset.train_images), model.validation, model.seed)
+    return dataset.train_images[trained], dataset.train_images[held_out]
 
 
 def report(metrics: Metrics) -> None:

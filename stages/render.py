@@ -14,7 +14,7 @@ from pipeline.process.device import set_up
 from pipeline.process.lifecycle import run_stage
 from pipeline.report import plotting
 from pipeline.report.pictures import PICTURES, drawn, overview
-from pipeline.report.scene import Scene
+from pipeline.report.scene import Scene, as_seen
 from pipeline.storage.tables import read_csv, read_parquet, write_parquet
 
 
@@ -32,12 +32,11 @@ def main() -> None:
     curves = read_csv(arguments.curves, "method", "evaluations", "log_px", "low", "high")
     measured = read_parquet(arguments.probes, "kind", "label", "log_px")
 
-    # (v + 1/2) / levels: the dequantised image without its noise.
-    x = (dataset.test_images.flatten(1) + 0.5) / dataset.levels
+    x = vae.images.read_clean(dataset.test_images)
     examples = probes.examples(dataset.test_images[:10], dataset.test_labels[:10], dataset.levels)
     scene = Scene(
         vae, x.to(device), dataset.test_labels.numpy(), dataset.shape,
-        history, table, verified, curves, measured, examples, params.render,
+        history, table, verified, curves, measured, as_seen(examples, vae.images), params.render,
     )  # fmt: skip
 
     pictures = {name: drawn(picture.draw, scene) for name, picture in PICTURES.items()}

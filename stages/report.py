@@ -1,23 +1,30 @@
 """Report: one HTML file that opens offline, and a short Markdown version of it."""
 
+import math
 import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from logpx.observations.gaussian import gaussian_ceiling
+from logpx.observations.gaussian import Gaussian
 from logpx.weights import MINIMUM_ESS
 from pipeline.code import code_digest
 from pipeline.config import load_params
 from pipeline.evaluation.auroc import summarise_probes
-from pipeline.model.checkpoint import load_checkpoint
+from pipeline.evaluation.ladder import rungs
+from pipeline.model.checkpoint import load_model
 from pipeline.process.cli import parse_paths
 from pipeline.process.lifecycle import run_stage
-from pipeline.report.html import load_pictures, render, untrusted
+from pipeline.report.estimate_plots import ladder
+from pipeline.report.html import data_uri, load_pictures, render, untrusted
+from pipeline.report.model_text import OBJECTIVE_TEXTS, OBSERVATION_TEXTS
 from pipeline.report.parameters import read_parameters
-from pipeline.storage.files import read_metrics, sha256, write_text
+from pipeline.report.plotting import to_png
+from pipeline.report.standing import above_histogram, mean_difference, overfitting
+from pipeline.storage.files import read_metrics, write_text
 from pipeline.storage.tables import finite, read_parquet
 from pipeline.tracking.run import Run
 
@@ -28,27 +35,49 @@ def main() -> None:
         __doc__, "model", "table", "probes", *metrics, "figures", "pictures", "overview", "html", "markdown"
     )
     params = load_params()
-    _, description = load_checkpoint(arguments.model)
-    model_sha256 = sha256(arguments.model)
-    pixels = description.height * description.width
-    table = read_parquet(arguments.table, "label", "trusted", "log_px")
+    vae, description, model_sha256 = load_model(arguments.model, torch.device("cpu"))
+    images = description.images
+    table = read_parquet(arguments.table, "label", "trusted", "log_px", "prior_log_px")
     measured = read_parquet(arguments.probes, "kind", "log_px", "trusted")
     log_px = finite(table, "log_px")
     drawn, left_out = load_pictures(arguments.figures, read_parquet(arguments.pictures, "picture", "left_out"))
-    train, test = read_metrics(arguments.train_metrics), read_metrics(arguments.test_metrics)
+    train, evaluated = read_metrics(arguments.train_metrics), read_metrics(arguments.test_metrics)
+    test, compare = evaluated["test"], read_metrics(arguments.compare_metrics)["compare"]
     sections = params.model_dump(exclude={"recovery", "tracking"})
+    observation = vae.decoder.observation
+    ceiling = observation.ceiling(images.pixels)
+    stands = rungs(description.dataset, images, compare, test["log_px"], test.get("log_px_se"), ceiling)
     values = {
         "params": sections,
         "parameters": read_parameters(sections),
-        "data": {"name": description.dataset, "levels": description.levels, "pixels": pixels},
+        "texts": {
+            "observation": OBSERVATION_TEXTS[params.model.observation],
+            "objective": OBJECTIVE_TEXTS[params.train.objective],
+        },
+        "data": {
+            "name": description.dataset,
+            "levels": images.levels,
+            "pixels": images.pixels,
+            "binarised": images.binarise != "none",
+        },
+        "sigma": observation.sigma if isinstance(observation, Gaussian) else None,
+        "discrete": observation.discrete,
         "train": train,
-        "test": test["test"],
+        "test": test,
+        "measured": {name: evaluated[name] for name in ("train", "validation")},
+        "overfit": overfitting({name: evaluated[name] for name in ("train", "validation", "test")}),
         "verify": read_metrics(arguments.verify_metrics)["verify"],
-        "compare": read_metrics(arguments.compare_metrics)["compare"],
+        "compare": compare,
+        "rungs": stands,
+        "ladder": data_uri(to_png(ladder(stands))),
+        "above": above_histogram(test, compare),
+        "per_pixel": {"certain": math.log(images.levels), "ceiling": ceiling / images.pixels},
+        "bits_per_dim": images.bits_per_dim,
+        "prior_short": mean_difference(table, "log_px", "prior_log_px"),
         "untrusted": untrusted(table),
         "median": float(np.median(log_px)),
         "probes": summarise_probes(measured, log_px),
-        "ceiling": gaussian_ceiling(pixels, description.model.sigma),
+        "ceiling": ceiling,
         "pictures": drawn,
         "left_out": left_out,
         "rule": {"minimum_ess": MINIMUM_ESS},
@@ -57,7 +86,7 @@ def main() -> None:
             "data": description.data_sha256,
             "model": model_sha256,
             "trained_on": "; ".join(train["environment"]),
-            "measured_on": "; ".join(test["environment"]),
+            "measured_on": "; ".join(evaluated["environment"]),
             "code": code_digest(),
             "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "dvc", "mlflow")),
         },

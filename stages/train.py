@@ -1,6 +1,7 @@
 """Train: fit the VAE to the training images and keep the epoch with the best validation ELBO."""
 
 import sys
+import time
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 
@@ -35,20 +36,22 @@ def main() -> None:
         return
     data_sha256 = sha256(arguments.data)
 
-    needed = memory(params.model, dataset.pixels, params.train.rollbacks)
+    seen = dataset.format(params.data.binarise)
+    needed = memory(params.model, seen, params.train.rollbacks)
     fewer_copies = ", or train.rollbacks = 0" if params.train.rollbacks else ""
-    require_memory(needed, device, f"smaller model.encoder and model.decoder{fewer_copies}")
-    vae = VAE(params.model, dataset.pixels).to(device)
+    require_memory(needed, device, f"a smaller network{fewer_copies}")
+    vae = VAE(params.model, seen).to(device)
     images = dataset.train_images.flatten(1).to(device)
     machine = environment(device)
-    sections = params.model_dump(mode="json", include={"model", "train"})
+    sections = params.model_dump(mode="json", include={"data", "model", "train"})
     with (
         join(device) as group,
         nullcontext() if group.rank else open_work("train", params.recovery, sections, data_sha256, machine) as work,
         Run("train", params, arguments, active=group.rank == 0) as run,
-        closing(fit(vae, images, dataset.levels, params.train, work, group)) as epochs,
+        closing(fit(vae, images, params.train, work, group)) as epochs,
     ):
         history: list[Epoch] = []
+        start = time.monotonic()
         for epoch in tqdm(epochs, total=params.train.epochs, unit="epoch", disable=group.rank > 0 or None):
             history.append(epoch)
             tqdm.write(report(epoch, params.train.epochs))
@@ -56,11 +59,11 @@ def main() -> None:
 
         if group.rank > 0:
             return
-        best = max(history, key=lambda epoch: epoch.validation_elbo)
-        height, width = dataset.shape
+        print(f"training took {time.monotonic() - start:.0f} s")
+        best = max(history, key=lambda epoch: epoch.validation_objective)
         description = checkpoint.Description(
-            model=params.model, height=height, width=width, levels=dataset.levels,
-            dataset=dataset.name, data_sha256=data_sha256, epoch=best.epoch,
+            model=params.model, **asdict(seen), dataset=dataset.name, data_sha256=data_sha256, epoch=best.epoch,
+            validation=params.train.validation, seed=params.train.seed,
         )  # fmt: skip
         save_checkpoint(arguments.model, vae.state_dict(), description)
         write_csv(arguments.history, pd.DataFrame(history))

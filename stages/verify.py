@@ -4,7 +4,6 @@ import sys
 
 from pipeline.config import load_params
 from pipeline.data.dataset import load_dataset
-from pipeline.data.dequantise import dequantised
 from pipeline.evaluation import second_opinions
 from pipeline.evaluation.settings import estimator
 from pipeline.evaluation.summary import plus_minus
@@ -27,7 +26,7 @@ def main() -> None:
     settings = estimator(params.evaluate, model.vae)
     measured = read_parquet(arguments.images, "log_px", "log_px_se", "trusted", "elbo").head(verify.images)
     # The same dequantised images that the evaluation measured.
-    x = dequantised(dataset.test_images, dataset.levels, params.evaluate.seed)[: len(measured)].to(device)
+    x = model.vae.images.read_fixed(dataset.test_images, params.evaluate.seed)[: len(measured)].to(device)
 
     with Run("verify", params, arguments):
         table = second_opinions.measure(model.vae, x, measured, verify, settings)

@@ -1,12 +1,13 @@
 """`python -m studies NAME`: run the experiments that a study still needs, then write its page.
 
-Each value of the grid is a DVC experiment NAME-VALUE, run in a temporary copy of the repository. `dvc exp show` lists
-it, and `dvc exp apply` brings its files into the workspace. If a study is interrupted, run the same command again: it
-skips the experiments that have finished.
+Each value of a study's grid is a DVC experiment NAME-VALUE, run in a temporary copy of the repository. `dvc exp show`
+lists it, and `dvc exp apply` brings its files into the workspace. If a study is interrupted, run the same command
+again: it skips the experiments that have finished.
+
+The study `models` is not a grid and has its own options: `python -m studies models --help`.
 """
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -16,19 +17,26 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.process.exit import run_cli
 from pipeline.training.trainer import NotFiniteError
-from studies import page
+from studies import models, page
+from studies.experiments import environment, experiments
 from studies.grids import STUDIES, Study
+from tools import presets
 
 # What DVC prints of a training whose ELBO or gradient was not finite.
 DIVERGED = re.compile(rf"failed to reproduce 'train': .*exited with {NotFiniteError.exit_code}$", re.MULTILINE)
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["models"]:
+        models.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=list(STUDIES))
+    parser.add_argument("name", choices=[*STUDIES, "models"])
     parser.add_argument("--values", type=lambda text: tuple(map(float, text.split(","))), help="another grid: 0.1,0.2")
     parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="as in dvc exp run")
     arguments = parser.parse_args()
+    if arguments.name == "models":
+        parser.error("the options of the study models come after its name")
     study = STUDIES[arguments.name]
     values = arguments.values or study.values
 
@@ -55,8 +63,10 @@ def run(name: str, study: Study, value: float, settings: list[str]) -> page.Outc
         return found
     print(f"{experiment}: running", flush=True)
     options = [word for setting in wanted for word in ("-S", setting)]
-    command = ["dvc", "exp", "run", "--temp", "--force", "--name", experiment, *options]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    command = [*presets.DVC, "exp", "run", "--temp", "--force", "--name", experiment, *options]
+    result = subprocess.run(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     if result.returncode == 0:
         return experiments()[experiment]
     lines = [line for line in result.stdout.splitlines() if line.strip()] or [f"exit code {result.returncode}"]
@@ -65,24 +75,6 @@ def run(name: str, study: Study, value: float, settings: list[str]) -> page.Outc
         raise UserError(f"{experiment} failed: {reason}\nits output:\n" + "\n".join(lines[-20:]))
     print(f"{experiment}: {reason}")
     return reason.removeprefix("error: ")
-
-
-def experiments() -> dict[str, dict[str, Any]]:
-    """Parameters, metrics and revision of the experiments on the current commit, by name.
-
-    Raises:
-        UserError: if DVC cannot list them.
-    """
-    shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True, check=False)
-    if shown.returncode:
-        raise UserError(f"dvc exp show failed: {shown.stderr.strip()}")
-    found: dict[str, dict[str, Any]] = {}
-    for commit in json.loads(shown.stdout):
-        for experiment in commit.get("experiments") or []:
-            last = experiment["revs"][-1]
-            if last.get("data"):
-                found[experiment["name"]] = last["data"] | {"rev": last["rev"]}
-    return found
 
 
 def has_setting(experiment: dict[str, Any], setting: str) -> bool:

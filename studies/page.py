@@ -1,6 +1,5 @@
 """A study's page: NAME.html, which opens offline, NAME.md, NAME.json, and the two figures that both pages show."""
 
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.data.dataset import load_dataset
-from pipeline.errors import UserError
 from pipeline.model.checkpoint import Description, TrainedModel, load_model
 from pipeline.report import html, plotting
 from pipeline.report.plotting import Figure
 from pipeline.storage.files import write_json, write_text
+from studies.experiments import get
 from studies.grids import Study
 from studies.panels import plot, short
 
@@ -66,13 +65,7 @@ def load_experiment_model(rev: str) -> TrainedModel:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vae.safetensors"
-        command = ["dvc", "get", "-q", ".", "models/vae.safetensors", "--rev", rev, "-o", str(path)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise UserError(
-                f"the model of {rev} is not in DVC's cache: {result.stderr.strip()}; remove the experiment with "
-                "`dvc exp remove NAME` and run the study again"
-            )
+        get("models/vae.safetensors", rev, path)
         return load_model(path, torch.device("cpu"))
 
 
@@ -80,7 +73,7 @@ def load_experiment_model(rev: str) -> TrainedModel:
 def draw_images(study: Study, models: Mapping[float, TrainedModel]) -> Figure:
     """A row per experiment: reconstructions of the same test digits, and samples of the prior from the same noise."""
     dataset = load_dataset(Path("data/images.safetensors"))
-    x = (dataset.test_images[:DIGITS].flatten(1) + 0.5) / dataset.levels
+    x = next(iter(models.values())).vae.images.read_clean(dataset.test_images[:DIGITS])
     white = np.zeros((1, *dataset.shape))
     rows = [np.concatenate([_as_images(x, dataset.shape), white.repeat(SAMPLES, 0)])]
     for model in models.values():

@@ -1,6 +1,7 @@
 """What the tests share: stages as dvc.yaml runs them, their outputs, and a linear-Gaussian model with closed forms."""
 
 import importlib
+import json
 import os
 import random
 import shlex
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from pipeline.code import ROOT
-from pipeline.config import Model, read_yaml
+from pipeline.config import Model, Section, Train, read_yaml
+from pipeline.data.image_format import ImageFormat
 from pipeline.model.vae import VAE
 from pipeline.process.exit import run_cli
 from tools import presets
@@ -28,6 +30,7 @@ from tools import presets
 STAGES: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
 
 Run = Callable[[str], int]
+S = TypeVar("S", bound=Section)
 
 
 @contextmanager
@@ -48,6 +51,21 @@ def isolated() -> Iterator[pytest.MonkeyPatch]:
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
+
+
+def model_settings(**changes: Any) -> Model:
+    """The section `model` of params.yaml with changes."""
+    return _section("model", Model, changes)
+
+
+def training(**changes: Any) -> Train:
+    """The section `train` of params.yaml with changes."""
+    return _section("train", Train, changes)
+
+
+def flat_format(pixels: int) -> ImageFormat:
+    """Images of one row of pixels, with 256 grey levels."""
+    return ImageFormat(1, pixels, 256)
 
 
 def write_params(path: Path, **changes: object) -> Path:
@@ -91,6 +109,10 @@ def outputs(folder: Path) -> dict[str, bytes]:
     }
 
 
+def _section(name: str, kind: type[S], changes: dict[str, Any]) -> S:
+    return kind.model_validate_json(json.dumps(read_yaml(ROOT / "params.yaml")[name] | changes))
+
+
 @dataclass(frozen=True)
 class Linear:
     """x = W z + b + σ ε: marginal N(b, WWᵀ + σ²I), posterior precision M = I + WᵀW/σ²; float64.
@@ -119,10 +141,10 @@ class Linear:
         With orthogonal columns of W, scale 1 and shift 0 it is the exact posterior.
         """
         pixels, latent = self.w.shape
-        settings = Model(latent=latent, encoder=(), decoder=(), activation="relu", sigma=self.sigma)
-        vae = VAE(settings, pixels).double()
+        settings = model_settings(latent=latent, encoder=[], decoder=[], sigma=self.sigma)
+        vae = VAE(settings, flat_format(pixels)).double()
         vae.decoder.link = nn.Identity()  # f(z) is the network's output itself
-        decoder, encoder = vae.decoder.network[0], vae.encoder.network[0]
+        (decoder,), (encoder,) = vae.decoder.network.children(), vae.encoder.network.children()
         assert isinstance(decoder, nn.Linear)
         assert isinstance(encoder, nn.Linear)
         gain = self.precision.inverse() @ self.w.T / self.sigma**2

@@ -12,7 +12,7 @@ import pytest
 
 import logpx
 from pipeline.code import CODE_ROOTS, ROOT, code_files
-from pipeline.config import Params, Runtime
+from pipeline.config import Data, Params, Runtime
 from tests.imports import FOLDERS, closure, imports
 from tests.support import STAGES, command
 
@@ -23,7 +23,8 @@ LAYERS: list[set[str]] = [
     {"logpx"},
     {"pipeline/errors.py", "pipeline/code.py"},
     {"pipeline/config.py", "pipeline/storage"},
-    {"pipeline/model", "pipeline/data", "pipeline/process"},
+    {"pipeline/data", "pipeline/process"},
+    {"pipeline/model"},
     {"pipeline/training", "pipeline/tracking"},
     {"pipeline/evaluation"},
     {"pipeline/report"},
@@ -31,6 +32,9 @@ LAYERS: list[set[str]] = [
 ]
 # A marker without code, in no layer.
 PACKAGE = Path("pipeline/__init__.py")
+# Stages declare single keys of these sections, if they do not read all of them.
+KEYS_OF = {"data": set(Data.model_fields), "runtime": set(Runtime.model_fields)}
+BY_KEY = set(KEYS_OF)
 # These sections of the parameters change no output, so no stage depends on them.
 NOT_DECLARED = {"recovery", "tracking"}
 DECLARED = set(Params.model_fields) - NOT_DECLARED
@@ -88,7 +92,7 @@ def test_every_layer_has_files() -> None:
         # One from another entry of its layer, for each layer with several.
         ("pipeline/code.py", "from pipeline.errors import UserError"),
         ("pipeline/storage/new.py", "from pipeline.config import Params"),
-        ("pipeline/data/new.py", "from pipeline.model.vae import VAE"),
+        ("pipeline/data/new.py", "from pipeline.process.cli import parse_paths"),
         ("pipeline/training/new.py", "from pipeline.tracking.run import Run"),
         ("studies/new.py", "from stages.train import main"),
     ],
@@ -242,18 +246,54 @@ def test_an_edit_runs_only_the_stages_that_it_can_matter_to(edited: str, stages:
 
 
 def sections_used(stage: str) -> set[str]:
-    """Sections of the parameters that the stage's script reads; for a part of `runtime`, its keys."""
-    used: set[str] = set()
-    for node in ast.walk(ast.parse((ROOT / f"stages/{stage}.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("params", "load_params()"):
-            used.add(node.attr)
-        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "params.runtime":
-            used.add(f"runtime.{node.attr}")
-    if stage == "report" and "model_dump" in used:  # it lists all of them
+    """Sections of the parameters that the stage's script reads; keys, of the sections of `BY_KEY`."""
+    return used_in((ROOT / f"stages/{stage}.py").read_text(encoding="utf-8"), lists_all=stage == "report")
+
+
+def used_in(source: str, lists_all: bool = False) -> set[str]:
+    """`sections_used` of the source of a stage; `lists_all`: it may read all sections at once."""
+    tree = ast.parse(source)
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    # A section is `params.section`, or a name that is assigned to it.
+    sections = {f"{params}.{section}": section for params in ("params", "load_params()") for section in DECLARED}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and (section := sections.get(ast.unparse(node.value))):
+            sections |= {target.id: section for target in node.targets if isinstance(target, ast.Name)}
+    used = [section for node in attributes if (section := sections.get(ast.unparse(node)))]
+    if lists_all and any(ast.unparse(node) == "params.model_dump" for node in attributes):
         return DECLARED
-    keys = {name for name in used if name.startswith("runtime.")}
-    all_keys = {f"runtime.{key}" for key in Runtime.model_fields}
-    return (used & DECLARED) - {"runtime"} | ({"runtime"} if keys == all_keys else keys)
+    declared = set(used) - BY_KEY
+    for section in set(used) & BY_KEY:
+        names = {name for name in sections if sections[name] == section}
+        read = [node.attr for node in attributes if ast.unparse(node.value) in names]
+        assigned = [
+            node for node in ast.walk(tree) if isinstance(node, ast.Assign) and ast.unparse(node.value) in names
+        ]
+        of_names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in names]
+        # Uses without a key: of all uses, those that are neither followed by a key nor assigned to a name.
+        bare = used.count(section) + len(of_names) - len(read) - 2 * len(assigned)
+        declared |= {section} if bare or set(read) == KEYS_OF[section] else {f"{section}.{key}" for key in read}
+    return declared
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("f(params.data.name)", {"data.name"}),
+        ("f(load_params().data.name)", {"data.name"}),
+        ("f(params.data.name, params.data.binarise)", {"data"}),
+        ("f(params.data)", {"data"}),
+        ("f(params.data.name, params.data)", {"data"}),
+        ("s = load_params().data\nf(s.name)", {"data.name"}),
+        ("s = load_params().data\nf(s.name, s.binarise)", {"data"}),
+        ("s = load_params().data\nf(s)", {"data"}),
+        ("s = params.data\nf(s.name, s)", {"data"}),
+        ("set_up(params.runtime.device); f(params.train)", {"runtime.device", "train"}),
+        ("f(params.runtime.device, params.runtime.processes, params.recovery)", {"runtime"}),
+    ],
+)
+def test_the_parameters_that_a_source_reads_are_found(source: str, expected: set[str]) -> None:
+    assert used_in(source) == expected
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,18 +1,48 @@
 """Presets change only keys that params.yaml has, to values that it allows."""
 
+import itertools
+import re
 from pathlib import Path
 
 import pytest
 
-from pipeline.config import ParameterError, read_yaml
+from pipeline.config import ParameterError, Params, check_params, read_yaml
+from studies.rungs import DEFAULT, RUNGS
 from tests.support import ROOT
 from tools import presets
 
+COST = re.compile(r"\b(seconds|minutes?|hours?)\b")
+
 
 @pytest.mark.parametrize("name", presets.names())
-def test_a_preset_is_valid_and_says_what_it_is_for(name: str) -> None:
+def test_a_preset_is_valid_and_says_what_it_is_for_and_what_it_costs(name: str) -> None:
     assert presets.load(name)
-    assert (ROOT / f"presets/{name}.yaml").read_text(encoding="utf-8").startswith("# ")
+    lines = (ROOT / f"presets/{name}.yaml").read_text(encoding="utf-8").splitlines()
+    comment = list(itertools.takewhile(lambda line: line.startswith("# "), lines))
+    assert 1 <= len(comment) <= 3
+    assert COST.search(" ".join(comment))
+
+
+@pytest.mark.parametrize("name", [name for name in RUNGS if name != DEFAULT])
+def test_every_model_of_the_study_is_a_preset_that_names_its_source(name: str) -> None:
+    assert "# Source: " in (ROOT / f"presets/{name}.yaml").read_text(encoding="utf-8")
+
+
+def test_the_published_settings_are_as_published() -> None:
+    """Wu et al. 2017; Burda et al. 2016, section 5; Townsend et al. 2019, section 3.2."""
+
+    def of(name: str) -> Params:
+        return check_params(ROOT / "params.yaml", presets.merge(read_yaml(ROOT / "params.yaml"), presets.load(name)))
+
+    wu, iwae, bb_ans = of("published").model, of("iwae"), of("bb_ans").model
+    assert (wu.network, wu.latent, wu.decoder, wu.observation) == ("mlp", 50, (1024, 1024, 1024), "gaussian")
+    assert isinstance(wu.sigma, float)
+    assert wu.sigma**2 == pytest.approx(0.005, rel=1e-6)
+    assert (iwae.model.latent, iwae.model.encoder, iwae.model.decoder) == (50, (200, 200), (200, 200))
+    assert (iwae.model.activation, iwae.data.binarise) == ("tanh", "dynamic")
+    assert (iwae.train.objective, iwae.train.samples) == ("iwae", 50)
+    assert (bb_ans.latent, bb_ans.encoder, bb_ans.decoder) == (50, (200,), (200,))
+    assert (bb_ans.activation, bb_ans.observation) == ("relu", "beta_binomial")
 
 
 def written(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> str:

@@ -5,6 +5,7 @@ A number that comes from a file under reports/ is followed by a comment that nam
     856.69<!-- metrics/evaluate: test.log_px -->      reports/metrics/evaluate.json, the value of test, log_px
     99.4 %<!-- metrics/evaluate: test.trusted -->     a percentage is 100 times the value
     409.5<!-- studies/sigma: experiments.2.log_px --> list items by index, from 0
+    3712.4<!-- studies/models/good: log_px -->        folders may be nested
     2.2<!-- benchmarks/scaling: a.b / a.c * 1e6 -->   values and numbers, multiplied and divided from left to right
 
 A number keeps its decimals and its thousands separator. `--check` changes no file and lists the numbers that differ.
@@ -25,7 +26,7 @@ from pipeline.process.exit import run_cli
 SEPARATORS = " \u00a0\u202f,"  # between thousands
 SOURCED = re.compile(
     rf"(?P<number>(?<![\d.])−?(?:\d{{1,3}}(?:[{SEPARATORS}]\d{{3}})+|\d+)(?:\.\d+)?)?(?P<percent>\s?%)?"
-    r"<!--\s+(?P<file>\w+/\w+):\s+(?P<expression>[^>]+?)\s+-->"
+    r"<!--\s+(?P<file>\w+(?:/\w+)+):\s+(?P<expression>[^>]+?)\s+-->"
 )
 
 

@@ -44,7 +44,8 @@ from tools.clones import environment, temporary_clone
 FOLDERS = {
     "logpx": ("**/*.py",),
     "pipeline/model": ("*.py",),
-    "pipeline/training": ("step.py", "schedule.py", "split.py", "trainer.py"),
+    "pipeline/data": ("image_format.py", "split.py"),
+    "pipeline/training": ("step.py", "schedule.py", "trainer.py"),
     "pipeline/evaluation": ("*.py",),
     "pipeline/report": ("latent_paths.py", "scene.py", "pictures.py", "*_plots.py"),
 }

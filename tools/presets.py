@@ -18,6 +18,7 @@ from pipeline.process.exit import run_cli
 from tools.clones import PATH
 
 FOLDER = ROOT / "presets"
+DVC = [sys.executable, "-m", "tools.dvc"]  # DVC, as a command in the repository's folder
 
 Sections = dict[str, dict[str, Any]]
 
@@ -61,15 +62,24 @@ def settings(name: str) -> list[str]:
     return [word for assignment in assignments(name) for word in ("-S", assignment)]
 
 
+def command(name: str, *options: str) -> list[str]:
+    """The command that runs the preset as experiment `name` in a temporary workspace. No such experiment may exist."""
+    return [*DVC, "exp", "run", "--temp", "--name", name, *settings(name), *options]
+
+
+def remove(name: str) -> None:
+    """Remove the experiment `name`, if it exists."""
+    subprocess.run([*DVC, "exp", "remove", "-q", name], stderr=subprocess.DEVNULL, check=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=names())
     arguments, options = parser.parse_known_args()
-    name, dvc = arguments.name, [sys.executable, "-m", "tools.dvc", "exp"]
-    command = [*dvc, "run", "--temp", "--name", name, *settings(name), *options]
+    words = command(arguments.name, *options)  # a mistake in the preset is found before its experiment is removed
     os.environ["PATH"] = PATH
-    subprocess.run([*dvc, "remove", "-q", name], stderr=subprocess.DEVNULL, check=False)
-    os.execv(command[0], command)  # noqa: S606
+    remove(arguments.name)
+    os.execv(words[0], words)  # noqa: S606
 
 
 if __name__ == "__main__":

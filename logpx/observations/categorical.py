@@ -4,13 +4,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-
-def grey_levels(x: Float[Tensor, "*batch pixels"], levels: int) -> Int[Tensor, "*batch pixels"]:
-    """v = ⌊levels · x⌋ of dequantised pixels x = (v + u) / levels in [0, 1]."""
-    return (x * levels).floor().clamp(0, levels - 1).long()
+from logpx.observations.cells import grey_levels, uniform_in_cells
 
 
 @dataclass(frozen=True)
@@ -26,15 +23,21 @@ class Categorical:
     """
 
     levels: int = 256
+    discrete = True
 
     @property
     def features(self) -> int:
         return self.levels
 
+    def ceiling(self, pixels: int) -> float:
+        """D ln levels, the log-density of an image whose levels are certain, in nats."""
+        return pixels * math.log(self.levels)
+
     def mean(self, parameters: Float[Tensor, "*batch parameters"]) -> Float[Tensor, "*batch pixels"]:
         """The mean of x: cell v has its middle at (v + ½) / levels."""
         middles = (torch.arange(self.levels).to(parameters) + 0.5) / self.levels
-        return torch.einsum("...lp,l->...p", self._logits(parameters).softmax(-2), middles)
+        # Not a matmul, which autocast would round to bfloat16.
+        return (self._logits(parameters).softmax(-2) * middles[:, None]).sum(-2)
 
     def sample(
         self, parameters: Float[Tensor, "*batch parameters"], generator: torch.Generator | None = None
@@ -42,10 +45,7 @@ class Categorical:
         """Draw a cell by Gumbel's method, and x uniformly in it."""
         logits = self._logits(parameters)
         gumbel = -torch.empty_like(logits).exponential_(generator=generator).log()
-        cell = (logits + gumbel).argmax(-2)
-        return (
-            cell + torch.rand(cell.shape, generator=generator, dtype=logits.dtype, device=logits.device)
-        ) / self.levels
+        return uniform_in_cells((logits + gumbel).argmax(-2).to(logits), self.levels, generator)
 
     def log_prob(
         self, x: Float[Tensor, "*#batch pixels"], parameters: Float[Tensor, "*#batch parameters"]

@@ -14,16 +14,33 @@ from torch import Tensor
 
 @runtime_checkable
 class Observation(Protocol):
-    """A family of distributions over images. `features` is its number of parameters per pixel.
+    """A family of distributions over images. The estimator needs `log_prob` only.
 
-    The estimator needs `log_prob` only: log p(x | z) of each image in nats, x and parameters broadcast.
+    Attributes:
+        features: number of parameters per pixel.
+        discrete: whether p(x | z) depends on the level v = ⌊levels · x⌋ of each pixel only.
     """
 
-    features: int
+    @property
+    def features(self) -> int: ...
+    @property
+    def discrete(self) -> bool: ...
 
-    def log_prob(self, x: Tensor, parameters: Tensor, /) -> Tensor: ...
-    def mean(self, parameters: Tensor, /) -> Tensor: ...
-    def sample(self, parameters: Tensor, /, generator: torch.Generator | None = None) -> Tensor: ...
+    def log_prob(self, x: Tensor, parameters: Tensor, /) -> Tensor:
+        """log p(x | z) of each image in nats; the leading dimensions of x and parameters broadcast."""
+        ...
+
+    def mean(self, parameters: Tensor, /) -> Tensor:
+        """The mean image, to show."""
+        ...
+
+    def sample(self, parameters: Tensor, /, generator: torch.Generator | None = None) -> Tensor:
+        """Draw x, as a model receives it: (v + u) / levels of a discrete family."""
+        ...
+
+    def ceiling(self, pixels: int, /) -> float:
+        """The largest log p(x | z) that an image with that many pixels can have, whatever the parameters; nats."""
+        ...
 
 
 @dataclass(frozen=True)

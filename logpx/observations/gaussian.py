@@ -15,15 +15,24 @@ def gaussian_ceiling(pixels: int, sigma: float) -> float:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """N(mean, diag σ²) with a fixed σ: one number, or one per pixel. The parameters are the means.
+    """N(mean, diag σ²) with the same σ for all images: one number, or one per pixel. The parameters are the means.
+
+    A σ that is learned is a tensor: a scalar, or one value per pixel. Gradients flow to it.
 
     >>> import logpx, torch
     >>> round(logpx.Gaussian(1.0).log_prob(torch.zeros(3), torch.zeros(3)).item(), 4)  # −3/2 ln 2π
     -2.7568
     """
 
-    sigma: float | Float[Tensor, " pixels"]
+    sigma: float | Float[Tensor, ""] | Float[Tensor, " pixels"]
     features = 1
+    discrete = False
+
+    def ceiling(self, pixels: int) -> float:
+        """−D/2 · ln 2πσ², the log-density of an image that is equal to the mean, in nats."""
+        if isinstance(self.sigma, Tensor):
+            return self._constant(self.sigma, pixels).item()
+        return gaussian_ceiling(pixels, self.sigma)
 
     def mean(self, parameters: Float[Tensor, "*batch pixels"]) -> Float[Tensor, "*batch pixels"]:
         return parameters
@@ -39,7 +48,7 @@ class Gaussian:
     ) -> Float[Tensor, "*batch"]:
         """log p(x | z) of each image, in nats."""
         if isinstance(self.sigma, Tensor):
-            constant = -(self.sigma.log() + 0.5 * math.log(2 * math.pi)).sum()
+            constant = self._constant(self.sigma, parameters.shape[-1])
             return constant - 0.5 * ((x - parameters) / self.sigma).square().sum(-1)
         ceiling = gaussian_ceiling(parameters.shape[-1], self.sigma)
         return ceiling - (x - parameters).square().sum(-1) / (2 * self.sigma**2)
@@ -56,3 +65,8 @@ class Gaussian:
         f, x = parameters - 0.5, x - 0.5
         squares = torch.addmm(x.square().sum(-1), f, x.T, alpha=-2.0) + f.square().sum(-1, keepdim=True)
         return gaussian_ceiling(x.shape[-1], self.sigma) - squares.clamp(min=0) / (2 * self.sigma**2)
+
+    @staticmethod
+    def _constant(sigma: Tensor, pixels: int) -> Float[Tensor, ""]:
+        """−Σ (ln σ + ½ ln 2π) over all pixels."""
+        return -(sigma.log() + 0.5 * math.log(2 * math.pi)).expand(pixels).sum()

@@ -6,63 +6,98 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 
-from logpx.observations.categorical import grey_levels
+from logpx.observations.cells import grey_levels, uniform_in_cells
 
 LEAST_LOG_SCALE = -7.0  # a smaller scale only sharpens a cell that has all the probability already
+MOST_LOG_SCALE = 7.0  # with a larger scale, too, each of the two end cells has half of the probability
+
+
+def scale_of(log_scale: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The scale, in units of x. A log-scale counts as at least `LEAST_LOG_SCALE` and at most `MOST_LOG_SCALE`."""
+    return log_scale.clamp(LEAST_LOG_SCALE, MOST_LOG_SCALE).exp()
+
+
+def log_mass(
+    v: Float[Tensor, "*#shape"], location: Float[Tensor, "*#shape"], scale: Float[Tensor, "*#shape"], levels: int
+) -> Float[Tensor, "*shape"]:
+    """log P(v): the log-mass of the logistic distribution in cell v. The end cells reach to −∞ and ∞.
+
+    With edges a < b of a cell in units of the scale, the mass is σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(a − b)): a
+    product, which does not cancel in the tails.
+    """
+    upper = ((v + 1) / levels - location) / scale
+    lower = (v / levels - location) / scale
+    below_top = v < levels - 1
+    above_bottom = v > 0
+    width = 1 / (levels * scale)
+    log_p = torch.where(below_top, logsigmoid(upper), 0) + torch.where(above_bottom, logsigmoid(-lower), 0)
+    return log_p + torch.where(below_top & above_bottom, torch.log(-torch.expm1(-width)), 0)
+
+
+def mean_of_x(
+    location: Float[Tensor, "*shape"], scale: Float[Tensor, "*shape"], levels: int
+) -> Float[Tensor, "*shape"]:
+    """The mean of x: Σ_v P(v) (v + ½) / levels, summed by parts, Σ_v P(v) v = Σ_{v ≥ 1} P(V ≥ v).
+
+    One edge after another, so that memory does not grow with the number of levels.
+    """
+    above = torch.zeros_like(location)
+    for v in range(1, levels):
+        above = above + ((location - v / levels) / scale).sigmoid()
+    return (above + 0.5) / levels
+
+
+def sample_x(
+    location: Float[Tensor, "*batch pixels"],
+    scale: Float[Tensor, "*batch pixels"],
+    levels: int,
+    generator: torch.Generator | None,
+) -> Float[Tensor, "*batch pixels"]:
+    """Draw a cell by inverting the distribution function, and x uniformly in it."""
+    u = torch.rand(location.shape, generator=generator, dtype=location.dtype, device=location.device)
+    # u = 0 gives −∞, which is in the lowest cell.
+    v = ((location + scale * u.logit()) * levels).floor().clamp(0, levels - 1)
+    return uniform_in_cells(v, levels, generator)
 
 
 @dataclass(frozen=True)
 class DiscretisedLogistic:
     """Independent pixels: a logistic distribution's mass in each of `levels` cells of [0, 1].
 
-    The parameters are the location, in [0, 1] inside, and the log-scale; a log-scale below `LEAST_LOG_SCALE` counts as
-    that. The lowest cell reaches to −∞ and the highest to ∞. x is in [0, 1], and log p(x | z) is its log-density
-    there, log P(v) + log levels, so it compares with the densities of continuous models.
+    The parameters are the location, in [0, 1] inside, and the log-scale, which counts as at least `LEAST_LOG_SCALE` and
+    at most `MOST_LOG_SCALE`. The lowest cell reaches to −∞ and the highest to ∞. x is in [0, 1], and log p(x | z) is
+    its log-density there, log P(v) + log levels, so it compares with the densities of continuous models.
     """
 
     levels: int = 256
     features = 2
+    discrete = True
+
+    def ceiling(self, pixels: int) -> float:
+        """D ln levels, the log-density of an image whose levels are certain, in nats."""
+        return pixels * math.log(self.levels)
 
     def mean(self, parameters: Float[Tensor, "*batch parameters"]) -> Float[Tensor, "*batch pixels"]:
-        """The mean of x: Σ_v P(v) (v + ½) / levels, summed by parts."""
-        location, scale = self._split(parameters)
-        edges = torch.arange(1, self.levels).to(parameters) / self.levels
-        above = ((location[..., None] - edges) / scale[..., None]).sigmoid().sum(-1)  # Σ_v P(V ≥ v)
-        return (above + 0.5) / self.levels
+        """The mean of x."""
+        return mean_of_x(*self._split(parameters), self.levels)
 
     def sample(
         self, parameters: Float[Tensor, "*batch parameters"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch pixels"]:
         """Draw a cell by inverting the distribution function, and x uniformly in it."""
-        location, scale = self._split(parameters)
-        u, inside = (
-            torch.rand(location.shape, generator=generator, dtype=location.dtype, device=location.device)
-            for _ in range(2)
-        )
-        cell = ((location + scale * u.logit(1e-7)) * self.levels).floor().clamp(0, self.levels - 1)
-        return (cell + inside) / self.levels
+        return sample_x(*self._split(parameters), self.levels, generator)
 
     def log_prob(
         self, x: Float[Tensor, "*#batch pixels"], parameters: Float[Tensor, "*#batch parameters"]
     ) -> Float[Tensor, "*batch"]:
-        """log p(x | z) of each image, in nats.
-
-        With edges a < b of a cell in units of the scale, the mass is σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(a − b)): a
-        product, which does not cancel in the tails.
-        """
+        """log p(x | z) of each image, in nats."""
         location, scale = self._split(parameters)
-        cell = grey_levels(x, self.levels).to(location)
-        upper = (((cell + 1) / self.levels) - location) / scale
-        lower = ((cell / self.levels) - location) / scale
-        below_top = cell < self.levels - 1
-        above_bottom = cell > 0
-        width = 1 / (self.levels * scale)
-        log_p = torch.where(below_top, logsigmoid(upper), 0) + torch.where(above_bottom, -softplus(lower), 0)
-        log_p = log_p + torch.where(below_top & above_bottom, torch.log(-torch.expm1(-width)), 0)
+        log_p = log_mass(grey_levels(x, self.levels).to(location), location, scale, self.levels)
         return log_p.sum(-1) + x.shape[-1] * math.log(self.levels)
 
     def _split(self, parameters: Float[Tensor, "*batch parameters"]) -> tuple[Tensor, Tensor]:
+        """Location and scale."""
         location, log_scale = parameters.chunk(2, -1)
-        return location, log_scale.clamp(min=LEAST_LOG_SCALE).exp()
+        return location, scale_of(log_scale)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Integer, UInt8
 from torch import Tensor
 
+from pipeline.data.image_format import Binarise, ImageFormat
 from pipeline.errors import UserError
 from pipeline.storage.files import unusable
 from pipeline.storage.tensors import load_tensors, save_tensors
@@ -43,10 +44,9 @@ class Dataset:
         height, width = self.train_images.shape[1:]
         return height, width
 
-    @property
-    def pixels(self) -> int:
-        """Number of pixels in an image."""
-        return self.shape[0] * self.shape[1]
+    def format(self, binarise: Binarise = "none") -> ImageFormat:
+        """How a model sees these images."""
+        return ImageFormat(*self.shape, self.levels, binarise)
 
 
 INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}

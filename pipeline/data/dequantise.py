@@ -22,10 +22,3 @@ def dequantise(
     # Exact: v + u − ½ fits the 24 bits of float32.
     centred = images.float().add_(bits.view_as(images), alpha=2.0**-16)
     return torch.add(torch.full((), 0.5 / levels, device=images.device), centred, alpha=1 / levels)
-
-
-def dequantised(
-    images: UInt8[Tensor, "images height width"], levels: int, seed: int
-) -> Float[Tensor, "images height*width"]:
-    """Flatten and dequantise images, with noise drawn on the CPU so that it is the same for every device."""
-    return dequantise(images.flatten(1), levels, torch.Generator().manual_seed(seed))

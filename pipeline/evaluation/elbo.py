@@ -1,4 +1,4 @@
-"""The ELBO of each image, by sampling the encoder."""
+"""What the encoder does: the ELBO of each image, by sampling it, and how many coordinates of z it uses."""
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,17 @@ from logpx.batching import noise_blocks, ranges
 from logpx.noise import BLOCK, Stream
 from pipeline.model.objectives import Elbo, kl_to_prior, reparameterise
 from pipeline.model.vae import VAE
+
+ACTIVE = 0.01  # least variance of a coordinate's posterior mean over the images
+
+
+def active_units(vae: VAE, x: Float[Tensor, "images pixels"]) -> int:
+    """Coordinates of z that the encoder uses: those whose posterior mean varies over the images.
+
+    Burda et al. 2016, section 4.
+    """
+    mean, _ = vae.encode(x)
+    return int((mean.var(0, correction=0) > ACTIVE).sum())
 
 
 @torch.inference_mode()

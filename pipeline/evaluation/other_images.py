@@ -10,11 +10,11 @@ from logpx import estimator
 from logpx.block import Settings
 from pipeline.config import Compare, Model
 from pipeline.data.dataset import Dataset
-from pipeline.data.dequantise import dequantised
+from pipeline.data.image_format import ImageFormat
 from pipeline.data.probes import PROBES, Digits
 from pipeline.data.sources import get_dataset, image_shape
 from pipeline.errors import UserError
-from pipeline.evaluation.baselines import BASELINES, moments
+from pipeline.evaluation.baselines import baselines as fit_baselines
 from pipeline.evaluation.settings import prepare
 from pipeline.evaluation.summary import Metrics, mean_and_error, rounded
 from pipeline.model.vae import VAE
@@ -51,25 +51,25 @@ def rescaled(images: Tensor, levels: int, to: int) -> Tensor:
     return (images.double() * (to - 1) / (levels - 1)).round().to(torch.uint8)
 
 
-def measure(
-    vae: VAE, kind: str, images: Tensor, labels: Tensor, levels: int, compare: Compare, settings: Settings
-) -> pd.DataFrame:
+def measure(vae: VAE, kind: str, images: Tensor, labels: Tensor, compare: Compare, settings: Settings) -> pd.DataFrame:
     """Log p(x) of one kind of images, with the number of samples of `compare`."""
-    x = dequantised(images, levels, compare.seed).to(vae.prior.mean.device)
+    x = vae.images.read_fixed(images, compare.seed).to(vae.prior.mean.device)
     fewer = replace(settings, samples=compare.samples, budget=compare.samples, seed=compare.seed)
     found = estimator.estimate_whole(prepare(vae, x, fewer))
     return pd.DataFrame({"kind": kind, "label": labels.numpy(), "log_px": found.log_px, "trusted": found.trusted})
 
 
-def baselines(dataset: Dataset, model: Model, images: int, seed: int) -> Metrics:
+def baselines(dataset: Dataset, model: Model, seen: ImageFormat, images: int, seed: int) -> Metrics:
     """Mean log-density of the first test images under each baseline, nats, with its standard error over images.
 
     Args:
+        seen: how the model sees the images.
         seed: of the dequantisation, the evaluation's, so that the same x are measured.
     """
-    train = moments(dataset.train_images.flatten(1), dataset.levels)
-    x = dequantised(dataset.test_images, dataset.levels, seed)[:images]
+    fixed = model.sigma if model.observation == "gaussian" and isinstance(model.sigma, float) else None
+    train = seen.values_fixed(dataset.train_images)
+    x = seen.read_fixed(dataset.test_images, seed)[:images]
     values: Metrics = {}
-    for name, fit in BASELINES.items():
-        values |= mean_and_error(name, fit(train, model.sigma, model.latent).log_prob(x).numpy())
+    for name, density in fit_baselines(train, seen.levels, seen.binarise != "none", fixed, model.latent).items():
+        values |= mean_and_error(name, density.log_prob(x).numpy())
     return rounded(values)

@@ -15,7 +15,7 @@ from logpx.variational import best_gaussian
 from logpx.weights import Weights
 from pipeline.config import Verify
 from pipeline.evaluation.convergence import annealed_curve, importance_curve
-from pipeline.evaluation.settings import annealer, joint, posteriors, prepare
+from pipeline.evaluation.settings import annealer, joint, prepare
 from pipeline.evaluation.summary import Metrics, mean_and_error, rounded
 from pipeline.model.vae import VAE
 from pipeline.storage.tables import numbers, select
@@ -43,7 +43,7 @@ def _on_test_images(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify,
     best = best_gaussian(
         joint(vae),
         x,
-        start=posteriors(vae, x),
+        start=vae.encode(x),
         samples=verify.gap_samples,
         steps=verify.gap_steps,
         seed=verify.seed,

@@ -16,21 +16,14 @@ def joint(vae: VAE) -> Decoder:
     return Decoder(nn.Sequential(vae.decoder.network, vae.decoder.link), vae.decoder.observation)
 
 
-@torch.no_grad()
-def posteriors(vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of q(z | x) of each image."""
-    q = vae.encoder(x)
-    return q.mean, q.stddev
-
-
 def prepare(vae: VAE, x: Tensor, settings: block.Settings) -> Block:
     """Images for the estimator, whose search starts at the encoder's posteriors; image i of `x` has the index i."""
-    return block.prepare(joint(vae), x, settings, latent=vae.latent, start=posteriors(vae, x))
+    return block.prepare(joint(vae), x, settings, latent=vae.latent, start=vae.encode(x))
 
 
 def estimator(evaluate: Evaluate, vae: VAE) -> block.Settings:
     """Settings of the estimator; `evaluate.chunk` = 0 chooses what suits the model and its device."""
-    image = torch.zeros(1, vae.pixels).to(vae.prior.mean)
+    image = torch.zeros(1, vae.images.pixels).to(vae.prior.mean)
     return block.Settings(
         samples=evaluate.samples,
         budget=evaluate.budget,

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pipeline.config import Model, Section
+from pipeline.data.image_format import Binarise, ImageFormat
 from pipeline.errors import UserError
 from pipeline.model.vae import VAE
 from pipeline.storage.files import sha256, unusable
@@ -16,15 +17,25 @@ from pipeline.storage.tensors import load_tensors, save_tensors
 
 
 class Description(Section):
-    """Architecture and training data of a model: everything in its file except the weights."""
+    """Architecture and training data of a model: everything in its file except the weights.
+
+    `epoch` is the one whose weights are kept. `validation` and `seed` of the training say which images it held out.
+    """
 
     model: Model
     height: int
     width: int
-    levels: int
+    grey_levels: int
+    binarise: Binarise
     dataset: str
     data_sha256: str
     epoch: int
+    validation: float
+    seed: int
+
+    @property
+    def images(self) -> ImageFormat:
+        return ImageFormat(self.height, self.width, self.grey_levels, self.binarise)
 
 
 class TrainedModel(NamedTuple):
@@ -90,6 +101,6 @@ def load_model(path: Path, device: torch.device) -> TrainedModel:
         UserError: if the file is missing, damaged, or not a model of this project.
     """
     weights, description = load_checkpoint(path)
-    vae = VAE(description.model, description.height * description.width)
+    vae = VAE(description.model, description.images)
     load_weights(vae, weights, path)
     return TrainedModel(vae.to(device), description, sha256(path))

@@ -1,12 +1,13 @@
 """Figures of the estimates of log p(x): how good they are, and what the density knows about images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from pipeline.evaluation.ladder import Rung
 from pipeline.report.plotting import (
     BLUE,
     GREEN,
@@ -217,7 +218,7 @@ def densities(
     values = np.concatenate(list(finite.values()))
     below = np.maximum(ceiling - values, 1.0)
     edges = np.geomspace(below.min() * 0.9, below.max() * 1.1, 90)
-    ticks = [ceiling - value for value in _round_values(ceiling) if edges[0] <= ceiling - value <= edges[-1]]
+    ticks = _ticks(ceiling, edges[0], edges[-1])
     for (picture, panel), kind in zip(axes, kinds, strict=True):
         if kind in examples:
             picture.imshow(examples[kind], cmap="gray_r", vmin=0, vmax=1)
@@ -240,11 +241,16 @@ def densities(
     return figure
 
 
-def _round_values(ceiling: float) -> list[float]:
-    """Round values of log p(x) for ticks, closer together near the ceiling."""
-    steps = [100_000, 30_000, 10_000, 3_000, 1_000, 300, 100, 30, 10]
-    digits = {3: -3, 2: -2, 1: -1}
-    return [float(round(ceiling - s, digits.get(int(np.log10(s)), -4))) for s in steps]
+def _ticks(ceiling: float, least: float, most: float) -> list[float]:
+    """Distances to the ceiling of round values of log p(x), from `most` to `least`; closer together near it."""
+    ticks: list[float] = []
+    for mantissas in ((3, 1), (7, 5, 4, 3, 2, 1)):  # more of them if a narrow range has too few ticks
+        steps = [mantissa * 10**power for power in (5, 4, 3, 2, 1) for mantissa in mantissas]
+        values = [round(ceiling - step, -min(int(np.log10(step)), 4)) for step in steps]
+        ticks = [ceiling - value for value in dict.fromkeys(values) if least <= ceiling - value <= most]
+        if len(ticks) > 2:
+            break
+    return ticks
 
 
 def upside_down(auroc: Mapping[int, float]) -> Figure:
@@ -261,4 +267,52 @@ def upside_down(auroc: Mapping[int, float]) -> Figure:
                        textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
     panel.set(xlabel="digit", ylabel="AUROC, upright\nagainst upside down", xticks=list(auroc), ylim=(0.0, 1.15))
     panel.grid(visible=False, axis="x")
+    return figure
+
+
+KINDS = {"baseline": GREY, "published": GREEN, "ceiling": PURPLE, "this model": BLUE}  # rungs of the ladder
+
+
+def ladder(rungs: Sequence[Rung]) -> Figure:
+    """Densities of the test images on one axis, the best at the top: baselines, this model, published ones, a ceiling.
+
+    The axis is logarithmic in bits per dimension, which fall to the right, because good models differ by hundredths
+    of a bit and bad ones by several bits. It is linear if a number of bits is not positive.
+
+    Args:
+        rungs: from the smallest to the largest log-density.
+    """
+    if not rungs:
+        raise NotDrawnError("no density of the test images is known")
+    figure, axes = new(9.0, 0.31 * len(rungs) + 1.2)
+    panel = axes[0, 0]
+    bits = [rung.bits_per_dim for rung in rungs]
+    logarithmic = min(bits) > 0
+    if logarithmic:
+        panel.set_xscale("log")
+        low, high = min(bits) / 1.15, max(bits) * 1.15
+    else:
+        margin = 0.05 * (max(bits) - min(bits)) or 1.0
+        low, high = min(bits) - margin, max(bits) + margin
+    panel.set_xlim(high, low)
+    for i, rung in enumerate(rungs):
+        here = rung.kind == "this model"
+        panel.axhline(i, color=KINDS[rung.kind], lw=1.2 if here else 0.5, alpha=0.6 if here else 0.35)
+        panel.plot(rung.bits_per_dim, i, "D" if here else "o", color=KINDS[rung.kind], ms=9 if here else 6)
+        panel.annotate(
+            minus(f"{rung.nats:,.1f} nats, {rung.bits_per_dim:.2f} bits/dim"), (1.01, i),
+            xycoords=("axes fraction", "data"), va="center", fontsize=9, weight="bold" if here else "normal",
+        )  # fmt: skip
+    panel.set_yticks(range(len(rungs)), [rung.name for rung in rungs])
+    for label, rung in zip(panel.get_yticklabels(), rungs, strict=True):
+        label.set(color=KINDS[rung.kind], weight="bold" if rung.kind == "this model" else "normal")
+    panel.tick_params(axis="y", length=0)
+    panel.grid(visible=False, axis="y")
+    panel.set_ylim(-0.6, len(rungs) - 0.4)
+    if logarithmic:
+        ticks = [t for t in (0.05, 0.1, 0.2, 0.3, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 16, 32, 64) if low <= t <= high]
+        panel.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        panel.minorticks_off()
+    scale = " (log scale)" if logarithmic else ""
+    panel.set_xlabel(f"bits per dimension{scale}; better models are further right")
     return figure

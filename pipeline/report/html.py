@@ -81,8 +81,8 @@ def render(template: str, values: Mapping[str, Any], folder: Path = TEMPLATES) -
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    # Browsers show MathML without a script. `Markup` is safe here: the templates write the formulas themselves, with
-    # nothing but numbers filled in.
+    # Browsers show MathML without a script. `Markup` is safe here: the templates and `model_text` write the formulas,
+    # with nothing but numbers filled in.
     environment.filters["math"] = lambda latex: Markup(convert(latex))  # noqa: S704
     environment.filters["block_math"] = lambda latex: Markup(convert(latex, display="block"))  # noqa: S704
     # float(): a missing value raises an error that names it. None is a metric that may be absent.

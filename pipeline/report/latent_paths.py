@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.nn.functional import normalize
 
+from pipeline.model.networks import diagonal_gaussian
 from pipeline.model.vae import VAE
 
 
@@ -64,7 +65,8 @@ def plane(side: int) -> tuple[Float[Tensor, "{side} {side} 2"], list[float]]:
 
 def coordinate_kl(vae: VAE, x: Float[Tensor, "images pixels"]) -> Float[Tensor, " latent"]:
     """Mean over the images of KL[q(z_d | x) ‖ p(z_d)], for each coordinate d; nats."""
-    return kl_divergence(vae.encoder(x).base_dist, vae.prior.base_dist).mean(0)
+    q = diagonal_gaussian(*vae.encode(x))
+    return kl_divergence(q.base_dist, vae.prior.base_dist).mean(0)
 
 
 def project(

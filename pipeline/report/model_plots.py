@@ -39,6 +39,15 @@ def _above_reconstructions(
     return pairs.reshape(-1, columns, *originals.shape[1:])
 
 
+def pixels(
+    originals: Float[np.ndarray, "images height width"],
+    means: Float[np.ndarray, "images height width"],
+    draws: Float[np.ndarray, "images height width"],
+) -> Figure:
+    """Images above their decoder means, and above images drawn from p(x | z)."""
+    return grid(np.stack([originals, means, draws]), row_labels=["x", "f(μ(x))", "x ~ p(x | μ(x))"])
+
+
 def interpolations(
     linear: Float[np.ndarray, "pairs steps height width"], spherical: Float[np.ndarray, "pairs steps height width"]
 ) -> Figure:

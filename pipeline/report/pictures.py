@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from logpx.observations.gaussian import gaussian_ceiling
 from logpx.weights import MINIMUM_ESS, khat_threshold
 from pipeline.evaluation.auroc import auroc
 from pipeline.report import estimate_plots, latent_paths, model_plots, plotting
@@ -64,19 +63,32 @@ def drawn(draw: Draw, scene: Scene) -> tuple[bytes | None, str]:
 
 @picture(
     "Reconstructions",
-    "Test images x. Below each row: f(μ(x)), the decoder's mean at the encoder's mean. Strokes should keep their "
+    "Test images x. Below each row: f(μ(x)), the mean of p(x | z) at the encoder's mean. Strokes should keep their "
     "slant, width and gaps. A detail that is lost is one that the latent variable does not carry.",
 )
 def reconstructions(scene: Scene) -> Figure:
     chosen = scene.choose("reconstructions", 3 * scene.settings.columns)
-    originals, decoded = scene.images(scene.x[chosen]), scene.decode(scene.means[chosen])
+    originals, decoded = scene.originals(chosen), scene.decode(scene.means[chosen])
     return model_plots.reconstructions(originals, decoded, scene.settings.columns)
 
 
 @picture(
+    "Pixels, drawn",
+    "Test images x, the mean f(μ(x)) of p(x | z) at the encoder's mean, and an image drawn from p(x | z) there. The "
+    "latent variable carries what x and the mean share. The observation model draws the rest, each pixel on its own. "
+    "The more a drawn image looks like x, the better the observation model describes the pixels. A Gaussian with one "
+    "σ adds the same noise to strokes and to the background.",
+)
+def pixels(scene: Scene) -> Figure:
+    chosen = scene.choose("pixels", scene.settings.columns)
+    z = scene.means[chosen]
+    return model_plots.pixels(scene.originals(chosen), scene.decode(z), scene.draw_pixels("pixels", z))
+
+
+@picture(
     "Samples of the prior",
-    "f(z) for z ~ N(0, I). A good model draws a digit for every z. A shape between two digits shows a region where "
-    "the prior has mass but no image is encoded.",
+    "The mean f(z) of p(x | z) for z ~ N(0, I). A good model draws a digit for every z. A shape between two digits "
+    "shows a region where the prior has mass but no image is encoded.",
 )
 def samples(scene: Scene) -> Figure:
     return plotting.grid(scene.decode(scene.prior_samples(scene.settings.columns)))
@@ -114,8 +126,8 @@ def traversals(scene: Scene) -> Figure:
 
 @picture(
     "The learned manifold",
-    "f(z) over the plane of both latent dimensions, in steps of equal prior mass. Neighbouring images should look "
-    "alike. The classes meet where one digit turns into another.",
+    "The mean f(z) of p(x | z) over the plane of both latent dimensions, in steps of equal prior mass. Neighbouring "
+    "images should look alike. The classes meet where one digit turns into another.",
 )
 def manifold(scene: Scene) -> Figure:
     if scene.vae.latent != 2:
@@ -138,7 +150,8 @@ def latent_space(scene: Scene) -> Figure:
 @picture(
     "Training",
     "The ELBO and its two terms. The vertical axes fit the later epochs, so the first ones are cut off. A training "
-    "curve that rises above the validation curve shows overfitting. The epoch with the best validation ELBO is kept.",
+    "curve that rises above the validation curve shows overfitting. The epoch whose objective is best on the "
+    "validation images is kept.",
 )
 def training(scene: Scene) -> Figure:
     return model_plots.training_curves(scene.history)
@@ -153,16 +166,16 @@ def log_px(scene: Scene) -> Figure:
     values = numbers(scene.table, "log_px")
     kept = np.flatnonzero(np.isfinite(values))
     order = torch.from_numpy(kept[values[kept].argsort(kind="stable")])
-    least, most = (scene.images(scene.x[part.to(scene.x.device)]) for part in (order[:14], order.flip(0)[:14]))
+    least, most = (scene.originals(part) for part in (order[:14], order.flip(0)[:14]))
     return estimate_plots.log_px(values, least, most)
 
 
 @picture(
     "Estimates against decoder evaluations",
-    "All methods estimate the same number, and approach it from below. A proposal fitted to each image is there at "
-    "once. The estimate with the encoder as proposal stays far below. Its band, which is its own estimate of its "
-    "error, stays narrow: if a few samples carry all of the weight, the error bar is wrong too. Annealing from the "
-    "prior uses neither the encoder nor the fit, and rises towards the same line.",
+    "All methods estimate the same number, and approach it from below. A proposal fitted to each image needs few "
+    "samples. Where the estimate with the encoder as proposal stays below, its band, which is its own estimate of its "
+    "error, can still be narrow: if a few samples carry all of the weight, the error bar is wrong too. Annealing from "
+    "the prior uses neither the encoder nor the fit, and rises towards the same line.",
 )
 def convergence(scene: Scene) -> Figure:
     return estimate_plots.convergence(scene.curves)
@@ -199,7 +212,7 @@ def densities(scene: Scene) -> Figure:
     by_kind = {kind: numbers(select(scene.probes, "kind", kind), "log_px") for kind in scene.probes["kind"].unique()}
     some = {kind: values[np.isfinite(values)] for kind, values in by_kind.items()}
     by_auroc = {kind: auroc(digits, values).value for kind, values in some.items() if len(values)}
-    ceiling = gaussian_ceiling(scene.x.shape[-1], float(scene.vae.decoder.observation.sigma))
+    ceiling = scene.vae.decoder.observation.ceiling(scene.x.shape[-1])
     return estimate_plots.densities(numbers(scene.table, "log_px"), by_kind, by_auroc, scene.examples, ceiling)
 
 
@@ -226,7 +239,7 @@ def overview(scene: Scene) -> Figure:
     """The project in one picture, for the README."""
     chosen = scene.choose("overview", 32)
     return model_plots.overview(
-        scene.images(scene.x[chosen]),
+        scene.originals(chosen),
         scene.decode(scene.means[chosen]),
         scene.decode(scene.prior_samples(8)),
         scene.history,

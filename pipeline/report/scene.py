@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from logpx.observations.cells import grey_levels
 from pipeline.config import Render
+from pipeline.data.image_format import ImageFormat
 from pipeline.model.vae import VAE
 
 
@@ -20,7 +22,7 @@ class Scene:
     """The trained model, the test images and all that was measured.
 
     Attributes:
-        x: test images in [0, 1], on the model's device.
+        x: test images as the model sees them, without noise: (v + ½) / levels, on the model's device.
         labels: their classes.
         shape: height and width of an image.
         history: a row per epoch of training.
@@ -47,7 +49,7 @@ class Scene:
     @cached_property
     def means(self) -> Float[Tensor, "images latent"]:
         """Posterior means μ(x) of the test images."""
-        return self.vae.encoder(self.x).mean
+        return self.vae.encode(self.x)[0]
 
     def random(self, picture: str) -> np.random.Generator:
         """The random numbers of a picture. Each picture has its own generator, so a new picture changes no other."""
@@ -67,6 +69,37 @@ class Scene:
         """Vectors of pixels as images."""
         return pixels.cpu().numpy().reshape(*pixels.shape[:-1], *self.shape)
 
+    def originals(self, chosen: Integer[Tensor, " chosen"]) -> Float[np.ndarray, "chosen height width"]:
+        """Test images to show. Binarised ones are black and white: their x is at the middles of two cells."""
+        x = self.x[chosen.to(self.x.device)]
+        return self.images(x if self.vae.images.binarise == "none" else (x >= 0.5).to(x))
+
     def decode(self, z: Float[Tensor, "*grid latent"]) -> Float[np.ndarray, "*grid height width"]:
-        """Decoder means f(z) as images."""
+        """f(z), the means of p(x | z), as images."""
         return self.images(self.vae.decoder(z.to(self.x)).mean)
+
+    def draw_pixels(self, picture: str, z: Float[Tensor, "*grid latent"]) -> Float[np.ndarray, "*grid height width"]:
+        """x ~ p(x | z) as images, with the picture's random numbers. They are drawn on the CPU, for every device alike.
+
+        An observation model of grey levels draws a level v; the middle of its cell is shown, without noise.
+        """
+        generator = torch.Generator().manual_seed(int(self.random(picture).integers(2**63)))
+        p = self.vae.decoder(z.to(self.x))
+        x = p.observation.sample(p.parameters.cpu(), generator=generator)
+        if p.observation.discrete:
+            levels = self.vae.images.levels
+            v = grey_levels(x, levels).to(x)
+            x = v if self.vae.images.binarise != "none" else (v + 0.5) / levels
+        return self.images(x)
+
+
+def as_seen(
+    examples: Mapping[str, Float[np.ndarray, "height width"]], images: ImageFormat
+) -> dict[str, Float[np.ndarray, "height width"]]:
+    """Grey images with pixels in [0, 1] as the model sees them: black and white for a model of binarised images."""
+
+    def seen(image: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "height width"]:
+        grey = torch.from_numpy((image * (images.grey_levels - 1)).round()).to(torch.uint8)
+        return images.values_fixed(grey[None]).numpy().reshape(image.shape) / (images.levels - 1)
+
+    return {name: seen(image) for name, image in examples.items()}

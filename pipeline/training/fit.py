@@ -1,4 +1,4 @@
-"""Training by stochastic gradient ascent on the ELBO: `fit` yields a record after each epoch.
+"""Training by stochastic gradient ascent on an objective: `fit` yields a record after each epoch.
 
 It drives a `Trainer`, and only it knows signals, saving and agreement between processes.
 """
@@ -19,19 +19,17 @@ from pipeline.training.trainer import Epoch, NotFiniteError, Trainer
 def fit(
     vae: VAE,
     images: UInt8[Tensor, "images pixels"],
-    levels: int,
     settings: Train,
     work: UnfinishedWork | None = None,
     group: Group = SINGLE,
 ) -> Generator[Epoch, None, None]:
     """Train `vae` in place and yield a record after each epoch. At the end it has the weights of the best epoch.
 
-    Each epoch dequantises the images anew.
+    Each epoch draws the noise of the images anew.
 
     Args:
         vae: the model, on the device to train on.
         images: the training images, on the same device; `settings.validation` of them are held out.
-        levels: grey levels of the images, for dequantisation.
         settings: the section `train` of the parameters.
         work: where the state is saved, and where an earlier process may have saved one. A resumed training gives the
             same records and weights as one without a break. It first yields the records of finished epochs. Of
@@ -39,11 +37,11 @@ def fit(
         group: the processes that train this model together.
 
     Raises:
-        NotFiniteError: if a term of the ELBO or the gradient is not finite, and no rollback is left.
+        NotFiniteError: if the objective, a term of the ELBO or the gradient is not finite, and no rollback is left.
         KeyboardInterrupt: after a signal, between two steps. If one of several processes receives a signal, all stop
             after the same step.
     """
-    trainer = Trainer(vae, images, levels, settings, group)
+    trainer = Trainer(vae, images, settings, group)
     if saved := group.broadcast(work.load() if work else None):
         trainer.restore(*saved)
     del saved  # as large as the whole state

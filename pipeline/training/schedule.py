@@ -1,4 +1,4 @@
-"""The learning rate over a training."""
+"""The learning rate and the weight of the KL over a training."""
 
 import math
 
@@ -17,3 +17,9 @@ def learning_rate_factor(step: int, steps: int, warmup: float, final: float) -> 
         return (step + 1) / (rise + 1)
     progress = (step - rise) / max(1.0, steps - rise)
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def beta_factor(step: int, steps: int, warmup: float) -> float:
+    """The weight of the KL in a step as a fraction of β: it rises linearly in the fraction `warmup` of all steps."""
+    rise = warmup * steps
+    return 1.0 if step >= rise else step / rise

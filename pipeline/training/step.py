@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.config import Train
-from pipeline.data.dequantise import dequantise
-from pipeline.model.objectives import elbo
+from pipeline.model.objectives import OBJECTIVES, draw
 from pipeline.model.vae import VAE
 from pipeline.process.distributed import Group
 from pipeline.storage.tensors import with_prefix
@@ -25,7 +24,7 @@ CHECK_EVERY = 64  # steps between two checks of the metrics by the host
 
 
 class Step:
-    """A step of gradient ascent on the ELBO of a batch.
+    """A step of gradient ascent on the objective's mean over a batch.
 
     A non-finite step is skipped, and so are all later ones until `clear()`.
     """
@@ -34,19 +33,20 @@ class Step:
         self,
         vae: VAE,
         images: UInt8[Tensor, "images pixels"],
-        levels: int,
         settings: Train,
         group: Group,
         generator: torch.Generator,
     ) -> None:
-        self.vae, self.images, self.levels, self.settings, self.group = vae, images, levels, settings, group
-        self.generator = generator
+        self.vae, self.images, self.settings, self.group, self.generator = vae, images, settings, group, generator
+        self.objective = OBJECTIVES[settings.objective]
         device = images.device
-        # A row for each step since `clear()`: reconstruction and KL, summed over the batch, and the gradient's norm.
-        self.metrics: Float[Tensor, "steps terms"] = torch.zeros(CHECK_EVERY, 3, device=device)
+        # A row for each step since `clear()`: reconstruction, KL and objective, summed over the batch, and the
+        # gradient's norm.
+        self.metrics: Float[Tensor, "steps terms"] = torch.zeros(CHECK_EVERY, 4, device=device)
         self._rows = torch.arange(CHECK_EVERY, device=device)[:, None]
         self._row = torch.zeros((), dtype=torch.long, device=device)
         self._learning_rate = torch.zeros((), device=device)
+        self._beta = torch.zeros((), device=device)
         options: dict[str, Any] = {"weight_decay": settings.weight_decay, "fused": True}
         options["capturable"] = device.type == "cuda"
         self.optimizer = OPTIMIZERS[settings.optimizer](vae.parameters(), **options)
@@ -56,15 +56,17 @@ class Step:
         graphed = device.type == "cuda" and group.size == 1
         self.graphed = GraphedFunction(list(self.state().values()), generator) if graphed else None
 
-    def __call__(self, batch: Int[Tensor, " batch"], learning_rate: float, row: int) -> None:
+    def __call__(self, batch: Int[Tensor, " batch"], learning_rate: float, beta: float, row: int) -> None:
         """Make one step.
 
         Args:
             batch: indices of the batch's images, on the device.
+            beta: the weight of the KL, for the objective that has one.
             row: the row of `metrics` to write.
         """
         self._row.fill_(row)
         self._learning_rate.fill_(learning_rate)
+        self._beta.fill_(beta)
         if self.graphed:
             self.graphed(self._update, batch)
         else:
@@ -92,14 +94,16 @@ class Step:
 
     def _update(self, batch: Int[Tensor, " batch"]) -> None:
         settings, device = self.settings, self.images.device
-        x = dequantise(self.images.index_select(0, batch), self.levels, self.generator)
-        noise = torch.randn(1, len(x), self.vae.latent, generator=self.generator, device=device)
+        x = self.vae.images.read(self.images.index_select(0, batch), self.generator)
+        noise = torch.randn(settings.samples, len(x), self.vae.latent, generator=self.generator, device=device)
         shard = self.group.shard(len(x))
         self.optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            terms = elbo(self.vae, x[shard], noise[:, shard])
-        (-terms.value.sum() / len(x)).backward()
-        sums = self._all_reduce(torch.stack([terms.reconstruction.detach().sum(), terms.kl.detach().sum()]))
+            samples = draw(self.vae, x[shard], noise[:, shard])
+            objective = self.objective(samples, self._beta)
+        (-objective.sum() / len(x)).backward()
+        terms = (*samples.elbo, objective)
+        sums = self._all_reduce(torch.stack([term.detach().sum() for term in terms]))
         norm = nn.utils.get_total_norm([p.grad for p in self.vae.parameters() if p.grad is not None])
         self.metrics.copy_(torch.where(self._rows == self._row, torch.cat([sums, norm[None]]), self.metrics))
         # The AMP hooks of the fused optimisers: they divide gradients by `grad_scale`, and skip the step if `found_inf`
@@ -113,10 +117,12 @@ class Step:
         if self.group.size == 1:
             return sums
         gradients = [parameter.grad for parameter in self.vae.parameters() if parameter.grad is not None]
-        message = torch.cat([nn.utils.parameters_to_vector(gradients), sums])
+        message = torch.cat([*(gradient.flatten() for gradient in gradients), sums])
         self.group.all_reduce_sum_(message)
-        nn.utils.vector_to_parameters(message, gradients)
-        return message[-len(sums) :]
+        *parts, sums = message.split([*(gradient.numel() for gradient in gradients), len(sums)])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view(gradient.shape))
+        return sums
 
     def _allocate_optimizer_state(self) -> None:
         """Let one skipped step create the optimiser's moments, so that their addresses are fixed from now on."""

@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from logpx.observations.gaussian import Gaussian
 from pipeline.config import Train
-from pipeline.data.dequantise import dequantise
+from pipeline.data.split import split
 from pipeline.errors import UserError
-from pipeline.model.objectives import Elbo, elbo
+from pipeline.model.objectives import OBJECTIVES, draw
 from pipeline.model.vae import VAE
 from pipeline.process.distributed import SINGLE, Group, State
 from pipeline.storage.tensors import with_prefix
-from pipeline.training.schedule import learning_rate_factor
-from pipeline.training.split import split
+from pipeline.training.schedule import beta_factor, learning_rate_factor
 from pipeline.training.step import CHECK_EVERY, Step
 
 ROLLBACK = 0.5  # each rollback multiplies the learning rate by this
@@ -28,13 +28,16 @@ class Epoch:
     """Results of an epoch: means over the training images and over the validation images, in nats per image.
 
     `gradient_norm` is the mean over steps, `learning_rate` the one after the last step. `best`: this epoch has the
-    highest validation ELBO so far.
+    highest validation objective so far. The objective of training images has the step's weight of the KL, that of
+    validation images has the final one.
     """
 
     epoch: int
+    train_objective: float
     train_elbo: float
     train_reconstruction: float
     train_kl: float
+    validation_objective: float
     validation_elbo: float
     validation_reconstruction: float
     validation_kl: float
@@ -57,7 +60,6 @@ class Trainer:
     Args:
         vae: the model, on the device to train on. It is changed in place.
         images: the training images, on the same device; `settings.validation` of them are held out.
-        levels: grey levels of the images, for dequantisation.
         group: the processes that train together. Each draws the noise of a whole batch and uses its shard of it, so
             that the result is that of one process up to rounding.
     """
@@ -66,7 +68,6 @@ class Trainer:
         self,
         vae: VAE,
         images: UInt8[Tensor, "images pixels"],
-        levels: int,
         settings: Train,
         group: Group = SINGLE,
     ) -> None:
@@ -74,16 +75,17 @@ class Trainer:
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         parts = split(len(images), settings.validation, settings.seed)
         self.train_index, held_out = (index.to(self.device) for index in parts)
-        # Validation uses one dequantisation and one latent noise, so that its ELBOs are comparable between epochs.
-        self.held_out = dequantise(images[held_out], levels, self.generator)
-        self.held_out_noise = torch.randn(1, len(held_out), vae.latent, generator=self.generator, device=self.device)
-        self.gradient_step = Step(vae, images, levels, settings, group, self.generator)
+        # Validation reads its images once and has one latent noise, so that its values are comparable between epochs.
+        self.held_out = vae.images.read(images[held_out], self.generator)
+        noise = settings.samples, len(held_out), vae.latent
+        self.held_out_noise = torch.randn(noise, generator=self.generator, device=self.device)
+        self.gradient_step = Step(vae, images, settings, group, self.generator)
         self.steps = math.ceil(len(self.train_index) / settings.batch_size)
         self.epoch, self.done = 1, 0  # the current epoch, and its number of finished steps
-        self.totals = [0.0, 0.0, 0.0]  # sums of the metrics over this epoch's checked steps
+        self.totals = [0.0] * 4  # sums of the metrics over this epoch's checked steps
         self.rollbacks = 0
         self.history: list[Epoch] = []
-        self.best_elbo, self.best = -math.inf, copy.deepcopy(vae.state_dict())
+        self.best_objective, self.best = -math.inf, copy.deepcopy(vae.state_dict())
         self.order = self.train_index
         self.epoch_start: State | None = None
         self._begin_epoch()
@@ -98,7 +100,7 @@ class Trainer:
         size, before = self.settings.batch_size, self.generator.get_state()
         batch = self.order[self.done * size : (self.done + 1) * size]
         try:
-            self.gradient_step(batch, self._learning_rate(), self.done % CHECK_EVERY)
+            self.gradient_step(batch, self._learning_rate(), self._beta(), self.done % CHECK_EVERY)
         except BaseException:
             self.generator.set_state(before)
             raise
@@ -126,27 +128,28 @@ class Trainer:
         """Validate, keep the weights if they are the best so far, and begin the next epoch.
 
         Raises:
-            NotFiniteError: if the validation ELBO is not finite.
+            NotFiniteError: if the validation objective is not finite.
         """
-        validation = self._validate()
-        value = float(validation.value)
-        if best := value > self.best_elbo:
-            self.best_elbo, self.best = value, copy.deepcopy(self.vae.state_dict())
-        reconstruction, kl = (total / len(self.order) for total in self.totals[:2])
+        validation_reconstruction, validation_kl, validation = self._validate()
+        if best := validation > self.best_objective:
+            self.best_objective, self.best = validation, copy.deepcopy(self.vae.state_dict())
+        reconstruction, kl, objective = (total / len(self.order) for total in self.totals[:3])
         record = Epoch(
             epoch=self.epoch,
+            train_objective=objective,
             train_elbo=reconstruction - kl,
             train_reconstruction=reconstruction,
             train_kl=kl,
-            validation_elbo=value,
-            validation_reconstruction=float(validation.reconstruction),
-            validation_kl=float(validation.kl),
+            validation_objective=validation,
+            validation_elbo=validation_reconstruction - validation_kl,
+            validation_reconstruction=validation_reconstruction,
+            validation_kl=validation_kl,
             learning_rate=self._learning_rate(),
-            gradient_norm=self.totals[2] / self.steps,
+            gradient_norm=self.totals[3] / self.steps,
             best=best,
         )
         self.history.append(record)
-        self.epoch, self.done, self.totals = self.epoch + 1, 0, [0.0, 0.0, 0.0]
+        self.epoch, self.done, self.totals = self.epoch + 1, 0, [0.0] * 4
         self._begin_epoch()
         return record
 
@@ -180,7 +183,7 @@ class Trainer:
         self.epoch, self.done, self.rollbacks = numbers["epoch"], numbers["done"], numbers["rollbacks"]
         self.totals = numbers["totals"]
         self.history = [Epoch(**record) for record in numbers["history"]]
-        self.best_elbo = max((epoch.validation_elbo for epoch in self.history), default=-math.inf)
+        self.best_objective = max((epoch.validation_objective for epoch in self.history), default=-math.inf)
         start = numbers.get("epoch_start")
         self.epoch_start = (with_prefix("epoch_start", tensors), start) if start else None
 
@@ -192,29 +195,35 @@ class Trainer:
         if self.settings.rollbacks:
             self.epoch_start = copy.deepcopy(self.state())
 
-    def _validate(self) -> Elbo:
-        """The mean ELBO of the held-out images."""
+    def _validate(self) -> list[float]:
+        """Reconstruction, KL and objective, as means over the held-out images."""
         shard = self.group.shard(len(self.held_out))
-        x, noise = self.held_out[shard], self.held_out_noise[:, shard]
-        sums = _sum_elbo(self.vae, x, noise, self.settings.batch_size)
+        sums = sum_terms(self.vae, self.held_out[shard], self.held_out_noise[:, shard], self.settings)
         self.group.all_reduce_sum_(sums)
-        validation = Elbo(*sums / len(self.held_out))
-        if not math.isfinite(float(validation.value)):
-            terms = [float(validation.reconstruction), float(validation.kl), 0.0]
-            raise NotFiniteError(self._advice("validation", terms))
-        return validation
+        terms = (sums / len(self.held_out)).tolist()
+        if not all(map(math.isfinite, terms)):
+            raise NotFiniteError(self._advice("validation", [*terms, 0.0]))
+        return terms
 
     def _learning_rate(self) -> float:
         """The learning rate of the next step."""
-        step, steps = (self.epoch - 1) * self.steps + self.done, self.steps * self.settings.epochs
-        factor = learning_rate_factor(step, steps, self.settings.warmup, self.settings.final_learning_rate)
+        factor = learning_rate_factor(*self._progress(), self.settings.warmup, self.settings.final_learning_rate)
         return self.settings.learning_rate * factor * ROLLBACK**self.rollbacks
+
+    def _beta(self) -> float:
+        """The weight of the KL in the next step."""
+        return self.settings.beta * beta_factor(*self._progress(), self.settings.beta_warmup)
+
+    def _progress(self) -> tuple[int, int]:
+        """Number of the next step from 0, and number of all steps."""
+        return (self.epoch - 1) * self.steps + self.done, self.steps * self.settings.epochs
 
     def _advice(self, place: str, values: list[float]) -> str:
         """The message for values of the terms that are not all finite."""
-        terms = ("reconstruction term of the ELBO", "KL", "norm of the gradient")
+        terms = ("reconstruction term of the ELBO", "KL", "objective", "norm of the gradient")
         term, value = next((term, value) for term, value in zip(terms, values, strict=True) if not math.isfinite(value))
-        remedy = "a larger model.sigma, " if term == terms[0] else ""
+        fixed = isinstance(self.vae.decoder.observation, Gaussian) and self.vae.decoder.log_sigma is None
+        remedy = "a larger model.sigma, " if term == terms[0] and fixed else ""
         after = f" after {self.rollbacks} rollback{'s' * (self.rollbacks > 1)}" if self.rollbacks else ""
         return (
             f"epoch {self.epoch}, {place}{after}: the {term} is {value}; try {remedy}a smaller train.learning_rate or "
@@ -223,10 +232,19 @@ class Trainer:
 
 
 @torch.inference_mode()
-def _sum_elbo(
-    vae: VAE, x: Float[Tensor, "images pixels"], noise: Float[Tensor, "samples images latent"], batch_size: int
+def sum_terms(
+    vae: VAE,
+    x: Float[Tensor, "images pixels"],
+    noise: Float[Tensor, "samples images latent"],
+    settings: Train,
 ) -> Float[Tensor, " terms"]:
-    """The ELBO's terms summed over all images. Computed in batches in float32, whatever the precision; float64 sums."""
+    """Reconstruction, KL and objective, summed over all images.
+
+    Computed in batches in float32, whatever the precision; float64 sums.
+    """
     vae.eval()
-    parts = [elbo(vae, xs, ns) for xs, ns in zip(x.split(batch_size), noise.split(batch_size, dim=1), strict=True)]
-    return torch.stack([torch.cat([p[term] for p in parts]).cpu().double().sum() for term in range(2)])
+    beta, objective, parts = torch.tensor(settings.beta), OBJECTIVES[settings.objective], []
+    for xs, ns in zip(x.split(settings.batch_size), noise.split(settings.batch_size, dim=1), strict=True):
+        samples = draw(vae, xs, ns)
+        parts.append(torch.stack([*samples.elbo, objective(samples, beta)]).cpu().double())
+    return torch.cat(parts, 1).sum(1)

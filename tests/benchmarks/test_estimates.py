@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,21 +11,22 @@ import torch
 from benchmarks import calibration, likelihood, missed
 from logpx.block import PROPOSALS, Settings
 from logpx.estimator import Estimate
-from pipeline.config import Model
 from pipeline.data.dataset import Dataset, save_dataset
+from pipeline.data.image_format import ImageFormat
 from pipeline.evaluation.settings import prepare
 from pipeline.model.checkpoint import Description, save_checkpoint
 from pipeline.model.vae import VAE
 from pipeline.process.exit import run_cli
+from tests.support import model_settings
 
 SETTINGS = Settings(64, 1024, chunk=1024)
-MODEL = Model(latent=2, encoder=(), decoder=(8,), activation="tanh", sigma=0.3)
+MODEL = model_settings(latent=2, encoder=[], decoder=[8], activation="tanh", sigma=0.3)
 
 
 @pytest.fixture
 def vae() -> VAE:
     torch.manual_seed(0)
-    return VAE(MODEL, 30).eval()
+    return VAE(MODEL, ImageFormat(6, 5, 17)).eval()
 
 
 def test_calibration_finds_few_wrong_estimates_of_a_linear_model(generator: torch.Generator) -> None:
@@ -73,7 +74,9 @@ def test_missed_estimates_are_counted(
     tmp_path: Path, vae: VAE, tiny: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "vae.safetensors"
-    description = Description(model=MODEL, height=6, width=5, levels=256, dataset="none", data_sha256="0" * 64, epoch=1)
+    description = Description(
+        model=MODEL, **asdict(vae.images), dataset="none", data_sha256="0" * 64, epoch=1, validation=0.1, seed=0
+    )
     save_checkpoint(path, vae.state_dict(), description)
     save_dataset(tmp_path / "images.safetensors", tiny)
     words = ["--model", str(path), "--data", str(tmp_path / "images.safetensors"), "--images", "6"]

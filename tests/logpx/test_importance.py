@@ -15,13 +15,12 @@ from logpx.estimator import Estimate, estimate_whole
 from logpx.noise import LEVELS, Stream
 from logpx.prior_monte_carlo import prior_monte_carlo
 from logpx.weights import Diagnosis, pareto_khat
-from pipeline.config import Model, Params
+from pipeline.config import Params
 from pipeline.data.dataset import Dataset
-from pipeline.data.dequantise import dequantised
 from pipeline.evaluation.settings import estimator, joint, prepare
 from pipeline.model.vae import VAE
 from pipeline.training.fit import fit
-from tests.support import Linear
+from tests.support import Linear, flat_format, model_settings
 
 SETTINGS = Settings(samples=256, budget=1024, chunk=1024, seed=5)
 
@@ -93,7 +92,7 @@ def test_a_decoder_that_ignores_z_is_measured_and_trusted_with_every_proposal(
     proposal: str, generator: torch.Generator
 ) -> None:
     """Log p(x) = log p(x | z), and prior and encoder are the posterior: their weights are equal but for rounding."""
-    vae = VAE(Model(latent=4, encoder=(), decoder=(), activation="relu", sigma=0.07), 784)
+    vae = VAE(model_settings(latent=4, encoder=[], decoder=[], activation="relu", sigma=0.07), flat_format(784))
     with torch.no_grad():
         for parameter in vae.parameters():
             parameter.zero_()
@@ -217,7 +216,7 @@ def test_the_decoder_never_sees_more_than_a_chunk(linear: Linear, generator: tor
 
 
 def test_the_output_of_a_chunk_fits_the_cache() -> None:
-    vae = VAE(Model(latent=16, encoder=(), decoder=(512,), activation="silu", sigma=0.1), 784)
+    vae = VAE(model_settings(latent=16, encoder=[], decoder=[512], activation="silu", sigma=0.1), flat_format(784))
     chunk = chunk_size(joint(vae), torch.zeros(1, 784), 16)
     assert chunk % noise.BLOCK == 0
     assert CACHED * 0.9 < chunk * 784 <= CACHED
@@ -263,9 +262,9 @@ def test_every_level_of_the_largest_budget_has_its_own_noise() -> None:
 def test_rounding_changes_log_px_by_less_than_promised(params: Params, tiny: Dataset) -> None:
     """float64 stands for another processor, thread count or chunk: the noise is the same, only rounding differs."""
     torch.manual_seed(0)
-    vae = VAE(Model(latent=3, encoder=(16,), decoder=(16,), activation="silu", sigma=0.2), tiny.pixels)
-    list(fit(vae, tiny.train_images.flatten(1), tiny.levels, params.train.model_copy(update={"epochs": 40})))
-    x = dequantised(tiny.test_images, tiny.levels, 1)
+    vae = VAE(model_settings(latent=3, encoder=[16], decoder=[16], activation="silu", sigma=0.2), tiny.format())
+    list(fit(vae, tiny.train_images.flatten(1), params.train.model_copy(update={"epochs": 40})))
+    x = vae.images.read_fixed(tiny.test_images, 1)
     settings = estimator(params.evaluate, vae)
     first = estimate_whole(prepare(vae, x, settings))
     other = estimate_whole(prepare(vae.double(), x.double(), settings))

@@ -6,11 +6,10 @@ from torch.func import jacrev
 
 from logpx.curvature import derivatives
 from logpx.model import log_joint
-from pipeline.config import Model
 from pipeline.evaluation.settings import joint
-from pipeline.model.networks import ACTIVATIONS
+from pipeline.model.activations import ACTIVATIONS
 from pipeline.model.vae import VAE
-from tests.support import Linear
+from tests.support import Linear, flat_format, model_settings
 
 
 @pytest.mark.parametrize("decoder", [(), (7,), (7, 9)])
@@ -19,7 +18,9 @@ def test_derivatives_equal_those_of_automatic_differentiation(
     activation: str, decoder: tuple[int, ...], generator: torch.Generator
 ) -> None:
     torch.manual_seed(0)
-    vae = VAE(Model(latent=3, encoder=(), decoder=decoder, activation=activation, sigma=0.3), 12).double()  # pyright: ignore[reportArgumentType]
+    vae = VAE(
+        model_settings(latent=3, encoder=[], decoder=decoder, activation=activation, sigma=0.3), flat_format(12)
+    ).double()
     with torch.no_grad():
         for parameter in vae.decoder.parameters():
             parameter.mul_(4)  # so that it bends

@@ -16,10 +16,9 @@ from logpx.model import log_joint, log_weights
 from logpx.noise import Noise
 from logpx.proposals import DEFENSIVE_SHARE, Proposal, concatenate, inflation
 from logpx.refinement import refine
-from pipeline.config import Model
 from pipeline.evaluation.settings import joint, prepare
 from pipeline.model.vae import VAE
-from tests.support import Linear
+from tests.support import Linear, flat_format, model_settings
 
 
 def some_noise(samples: int, batch: int, latent: int, block: int = 0) -> Noise:
@@ -67,7 +66,9 @@ def test_the_laplace_proposal_is_the_posterior_of_a_linear_decoder(skewed: Linea
 
 def test_the_mode_of_a_curved_decoder_is_found(generator: torch.Generator) -> None:
     torch.manual_seed(0)
-    vae = VAE(Model(latent=3, encoder=(8,), decoder=(16,), activation="tanh", sigma=0.1), 20).double()
+    vae = VAE(
+        model_settings(latent=3, encoder=[8], decoder=[16], activation="tanh", sigma=0.1), flat_format(20)
+    ).double()
     with torch.no_grad():
         for parameter in vae.decoder.parameters():
             parameter.mul_(3)
@@ -108,7 +109,9 @@ def test_images_that_do_not_converge_are_reported(
 def test_a_start_near_a_lower_mode_does_no_harm(generator: torch.Generator) -> None:
     """f(z) bends back on itself: from z = 8 the search ends at a mode a hundred nats below the highest."""
     torch.manual_seed(0)
-    vae = VAE(Model(latent=1, encoder=(), decoder=(8,), activation="silu", sigma=0.05), 20).double()
+    vae = VAE(
+        model_settings(latent=1, encoder=[], decoder=[8], activation="silu", sigma=0.05), flat_format(20)
+    ).double()
     with torch.no_grad():
         for parameter in vae.decoder.parameters():
             parameter.mul_(5)
@@ -263,7 +266,7 @@ def test_an_encoder_far_from_its_images_does_no_harm(skewed: Linear, generator: 
     """Its scale overflows or vanishes there, and a twentieth of the default's samples come from it."""
     for log_s in (-1e3, 1e3):
         vae, x = skewed.vae(), skewed.sample(4, generator)
-        encoder = vae.encoder.network[0]
+        (encoder,) = vae.encoder.network.children()
         assert isinstance(encoder, torch.nn.Linear)
         with torch.no_grad():
             encoder.bias[3:] = log_s

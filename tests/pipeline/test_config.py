@@ -9,6 +9,7 @@ import pytest
 from logpx.block import GROWTH, Settings
 from logpx.noise import LEVELS
 from pipeline.config import LARGEST_BUDGET, ParameterError, Params, check_params, load_params, read_yaml
+from pipeline.model.observations import OBSERVATIONS
 from tests.support import ROOT, STAGES, command, run_in_process
 
 GOOD = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -34,6 +35,13 @@ def test_the_committed_file_is_valid() -> None:
     assert isinstance(load_params(ROOT / "params.yaml"), Params)
 
 
+# Values of model.sigma that are refused, and how the message shows them.
+SIGMAS = {
+    "-1": "-1", "0": "0", "0.0": "0.0", "true": "true", "x": '"x"', "Learned": '"Learned"', '"0.1"': '"0.1"',
+    ".nan": "NaN", ".inf": "Infinity", "-.inf": "-Infinity", "": "null", "[0.1]": "[0.1]",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -41,15 +49,24 @@ def test_the_committed_file_is_valid() -> None:
         ("  latent: 16", '  latent: "16"', 'model.latent = "16": input should be a valid integer'),
         ("  latent: 16", "  latent: 16.0", "model.latent = 16.0: input should be a valid integer"),
         ("  latent: 16", "  latent: true", "model.latent = true: input should be a valid integer"),
-        ("  sigma: 0.0707107", "  sigma: -1", "model.sigma = -1: input should be greater than 0"),
-        ("  sigma: 0.0707107", "  sigma: .nan", "model.sigma = NaN: input should be a finite number"),
-        ("  sigma: 0.0707107", "  sigma: .inf", "model.sigma = Infinity: input should be a finite number"),
+        *(
+            (
+                "  sigma: 0.0707107",
+                f"  sigma: {value}",
+                f"model.sigma = {shown}: input should be a number greater than 0, or learned",
+            )
+            for value, shown in SIGMAS.items()
+        ),
         (
             "  encoder: [512, 512]",
             "  encoder: [512, 0]",
             "model.encoder.1 = 0: input should be greater than or equal to 1",
         ),
         ("  activation: silu", "  activation: sliu", "did you mean silu?"),
+        ("  observation: gaussian", "  observation: logistics", "did you mean logistic?"),
+        ("  network: mlp", "  network: cnn", "model.network = \"cnn\": input should be 'mlp' or 'conv'"),
+        ("  binarise: none", "  binarise: true", "data.binarise = true: input should be 'none', 'threshold' or"),
+        ("  objective: elbo", "  objective: iwea", "did you mean iwae?"),
         (
             "  name: mnist",
             "  name: mnits",
@@ -75,13 +92,57 @@ def test_the_committed_file_is_valid() -> None:
     ],
 )
 def test_a_mistake_is_reported_with_its_key_and_value(tmp_path: Path, old: str, new: str, message: str) -> None:
-    assert any(message in line for line in mistakes(write(tmp_path, (old, new)))), mistakes(tmp_path / "params.yaml")
+    found = mistakes(write(tmp_path, (old, new)))
+    assert any(message in line for line in found), found
+
+
+@pytest.mark.parametrize("value", SIGMAS)
+def test_a_wrong_sigma_is_one_mistake(tmp_path: Path, value: str) -> None:
+    assert len(mistakes(write(tmp_path, ("  sigma: 0.0707107", f"  sigma: {value}")))) == 1
+
+
+@pytest.mark.parametrize(("text", "value"), [("learned", "learned"), ("0.1", 0.1), ("1e-3", 0.001), ("2", 2.0)])
+def test_sigma_is_a_number_or_learned(tmp_path: Path, text: str, value: float | str) -> None:
+    model = load_params(write(tmp_path, ("  sigma: 0.0707107", f"  sigma: {text}"))).model
+    assert model.sigma == value
+    assert type(model.sigma) is type(value)
+    assert type(model).model_validate_json(model.model_dump_json()) == model  # as a model's file has it
+
+
+@pytest.mark.parametrize(
+    ("observation", "binarise", "message"),
+    [
+        ("bernoulli", "none", "model.observation = bernoulli needs pixels that are 0 or 1: set data.binarise to"),
+        ("gaussian", "dynamic", "data.binarise = dynamic makes pixels 0 or 1: set model.observation to bernoulli"),
+        ("logistic", "threshold", "data.binarise = threshold makes pixels 0 or 1: set model.observation to bernoulli"),
+        ("bernoulli", "dynamic", None),
+        ("bernoulli", "threshold", None),
+        *((name, "none", None) for name in sorted(set(OBSERVATIONS) - {"bernoulli"})),
+    ],
+)
+def test_binary_pixels_and_their_observation_model_go_together(
+    tmp_path: Path, observation: str, binarise: str, message: str | None
+) -> None:
+    changes = (
+        ("  observation: gaussian\n", f"  observation: {observation}\n"),
+        ("  binarise: none", f"  binarise: {binarise}"),
+    )
+    path = write(tmp_path, *changes)
+    if message is None:
+        found = load_params(path)
+        assert (found.model.observation, found.data.binarise) == (observation, binarise)
+        return
+    (line,) = mistakes(path)
+    assert line.startswith(f"  {message}")
 
 
 # The range of each number, both ends included. A whole range has integers; a small step leads out of the others.
 LEAST, STEP, COUNT, SEED = 5e-324, 1e-9, (1, 10**9), (0, 2**63 - 1)
 RANGES: dict[str, tuple[float, float]] = {
-    "model.latent": (1, 65_536), "model.sigma": (LEAST, 1e308), "train.epochs": COUNT, "train.batch_size": COUNT,
+    "model.latent": (1, 65_536), "model.width": (1, 4096), "model.depth": (0, 64), "model.sigma": (LEAST, 1e308),
+    "model.components": (1, 100), "train.samples": (1, 10_000), "train.beta": (0.0, 1e308),
+    "train.beta_warmup": (0.0, 1.0), "evaluate.training_images": COUNT, "train.epochs": COUNT,
+    "train.batch_size": COUNT,
     "train.learning_rate": (LEAST, 1e308), "train.warmup": (0.0, 1 - STEP), "train.final_learning_rate": (0.0, 1.0),
     "train.weight_decay": (0.0, 1e308), "train.clip_norm": (LEAST, 1e308), "train.validation": (LEAST, 1 - STEP),
     "train.rollbacks": (0, 100), "train.seed": SEED, "evaluate.images": COUNT,

@@ -18,7 +18,7 @@ from pipeline.evaluation.settings import estimator, joint
 from pipeline.model.vae import VAE
 from pipeline.process import device
 from tests.simulated import DEVICE, Simulated
-from tests.support import Run
+from tests.support import Run, flat_format
 
 
 def test_the_simulated_device_has_the_rules_of_a_gpu() -> None:
@@ -89,10 +89,10 @@ def test_the_chunk_fits_the_cache_of_a_cpu_or_the_memory_of_a_gpu(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU the layers of a chunk and their derivatives take an eighth of the memory."""
-    assert estimator(params.evaluate, VAE(params.model, 784)).chunk == CACHED // 784 // 128 * 128
+    assert estimator(params.evaluate, VAE(params.model, flat_format(784))).chunk == CACHED // 784 // 128 * 128
     gigabytes = SimpleNamespace(total_memory=80 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gigabytes)
-    vae = VAE(params.model, 784)
+    vae = VAE(params.model, flat_format(784))
     with monkeypatch.context() as patch:
         patch.setattr(batching, "device_of", lambda x: torch.device("cuda"))
         chunk = chunk_size(joint(vae), torch.zeros(1, 784), params.model.latent)

@@ -20,7 +20,10 @@ from pipeline.config import ParameterError, Params, load_params, read_yaml
 from pipeline.data.dataset import Dataset, save_dataset
 from pipeline.data.download import Pinned, SourceError, verified
 from pipeline.errors import UserError
-from pipeline.model.networks import ACTIVATIONS
+from pipeline.model.activations import ACTIVATIONS
+from pipeline.model.networks import NETWORKS
+from pipeline.model.objectives import OBJECTIVES
+from pipeline.model.observations import OBSERVATIONS
 from pipeline.storage.tensors import load_tensors, save_tensors
 from pipeline.training.trainer import NotFiniteError
 from tests.support import ROOT, Run, write_params
@@ -31,6 +34,10 @@ ALWAYS = settings(
 )
 GOOD = read_yaml(ROOT / "params.yaml")
 KEYS = [(section, key) for section, content in GOOD.items() for key in content]
+
+# A model of binary pixels has binarised images, and the others do not.
+OBSERVED = [{"model__observation": name} for name in sorted(OBSERVATIONS) if name != "bernoulli"]
+OBSERVED += [{"model__observation": "bernoulli", "data__binarise": name} for name in ("threshold", "dynamic")]
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=8),
@@ -123,7 +130,16 @@ def random_parameters(data: st.DataObject) -> dict[str, object]:
         "model__encoder": data.draw(layers),
         "model__decoder": data.draw(layers),
         "model__activation": data.draw(st.sampled_from(sorted(ACTIVATIONS))),
-        "model__sigma": log_uniform(-30, 3),
+        "model__sigma": "learned" if data.draw(st.booleans()) else log_uniform(-30, 3),
+        **data.draw(st.sampled_from(OBSERVED)),
+        "model__network": data.draw(st.sampled_from(sorted(NETWORKS))),
+        "model__width": data.draw(st.integers(1, 4)),
+        "model__depth": data.draw(st.integers(0, 2)),
+        "model__components": data.draw(st.integers(1, 3)),
+        "train__objective": data.draw(st.sampled_from(sorted(OBJECTIVES))),
+        "train__samples": data.draw(st.integers(1, 3)),
+        "train__beta": log_uniform(-3, 3),
+        "train__beta_warmup": data.draw(st.floats(0, 1)),
         "train__epochs": 1,
         "train__batch_size": data.draw(st.integers(1, 100)),
         "train__optimizer": data.draw(st.sampled_from(["adam", "adamw"])),

@@ -25,7 +25,9 @@ def test_the_outputs_describe_the_images_and_the_best_epoch(
     best = history.loc[history["validation_elbo"].idxmax()]
     assert best["epoch"] < len(history) == 40
     _, description = load_checkpoint(Path("models/vae.safetensors"))
-    assert (description.height, description.width, description.levels) == (6, 5, 17)
+    assert (description.height, description.width, description.grey_levels, description.binarise) == (6, 5, 17, "none")
+    train = load_params().train
+    assert (description.validation, description.seed) == (train.validation, train.seed)
     assert (description.dataset, description.data_sha256) == ("tiny", sha256(data))
     assert description.model == load_params().model
     assert description.epoch == best["epoch"]

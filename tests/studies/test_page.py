@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import Model
 from pipeline.data.dataset import Dataset, save_dataset
 from pipeline.errors import UserError
 from pipeline.model.checkpoint import Description, TrainedModel, save_checkpoint
@@ -17,6 +16,8 @@ from pipeline.model.vae import VAE
 from studies import page
 from studies.grids import STUDIES
 from tests.pipeline.report.artists import cell, texts
+from tests.support import model_settings
+from tools import presets
 
 
 def outcome(log_px: float) -> dict[str, Any]:
@@ -31,10 +32,13 @@ def model(tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tra
     """A model of the data set that is in the current folder."""
     monkeypatch.chdir(tmp_path)
     save_dataset(Path("data/images.safetensors"), tiny)
-    settings = Model(latent=2, encoder=(4,), decoder=(4,), activation="relu", sigma=0.1)
+    settings = model_settings(latent=2, encoder=[4], decoder=[4], activation="relu", sigma=0.1)
     torch.manual_seed(0)
-    description = Description(model=settings, height=6, width=5, levels=17, dataset="tiny", data_sha256="d", epoch=1)
-    return TrainedModel(VAE(settings, 30).eval(), description, "m")
+    description = Description(
+        model=settings, height=6, width=5, grey_levels=17, binarise="none", dataset="tiny", data_sha256="d", epoch=1,
+        validation=0.1, seed=0,
+    )  # fmt: skip
+    return TrainedModel(VAE(settings, tiny.format()).eval(), description, "m")
 
 
 @pytest.mark.parametrize("name", list(STUDIES))
@@ -80,7 +84,7 @@ def test_each_experiment_has_a_row_of_reconstructions_and_samples(model: Trained
     x = (tiny.test_images[:6].flatten(1) + 0.5) / 17
     for column in range(6):
         assert cells[0][column].flatten() == pytest.approx(x[column].numpy())
-        decoded = model.vae.decoder(model.vae.encoder(x[column]).mean).mean
+        decoded = model.vae.decoder(model.vae.encoder(x[column : column + 1]).mean).mean[0]
         assert cells[1][column].flatten() == pytest.approx(decoded.detach().numpy(), abs=1e-6)
     assert not any(image.any() for image in cells[0][6:])  # test digits have no samples
     assert not cells[1][6].any()  # the gap
@@ -95,8 +99,10 @@ def test_a_model_comes_from_the_cache_of_dvc(
     dvc.parent.mkdir()
     dvc.write_text(f'#!/bin/sh\n[ "$6" = known ] && cp {tmp_path}/cached "$8" || {{ echo gone >&2; exit 1; }}\n')
     dvc.chmod(0o755)
-    monkeypatch.setenv("PATH", str(dvc.parent), prepend=":")
+    monkeypatch.setattr(presets, "DVC", [str(dvc)])
     loaded = page.load_experiment_model("known")
     assert loaded.description == model.description
-    with pytest.raises(UserError, match=r"model of other is not in DVC's cache: gone; remove the experiment"):
+    with pytest.raises(
+        UserError, match=r"models/vae.safetensors of other is not in DVC's cache: gone; remove the experiment"
+    ):
         page.load_experiment_model("other")

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UserError
-from studies import __main__, page
+from studies import __main__, experiments, models, page
 from studies.grids import STUDIES, Study
+from tools import presets
 
 STUDY = Study(
     title="", story="", parameter="model.latent", axis="", values=(4.0, 8.0), panels=("kl", "kl", "kl", "kl"),
@@ -55,7 +56,7 @@ class Dvc:
 def dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dvc:
     folder = tmp_path / "bin"
     folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setattr(presets, "DVC", [str(folder / "dvc")])
     return Dvc(folder)
 
 
@@ -152,7 +153,7 @@ def test_a_failure_without_a_word_is_its_exit_code(dvc: Dvc) -> None:
 def test_a_dvc_that_cannot_list_experiments_is_an_error(dvc: Dvc) -> None:
     dvc.shows([], code=1)
     with pytest.raises(UserError, match="dvc exp show failed"):
-        __main__.experiments()
+        experiments.experiments()
 
 
 def test_the_command_runs_the_grid_and_writes_its_page(dvc: Dvc, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,3 +174,14 @@ def test_the_command_runs_the_grid_and_writes_its_page(dvc: Dvc, monkeypatch: py
         4.0: "rev of latent-4", 8.0: "rev of latent-8",
     }  # fmt: skip
     assert all("train.epochs=5" in line for line in dvc.started)
+
+
+def test_the_study_of_models_has_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    words: list[str] = []
+    monkeypatch.setattr(models, "main", words.extend)
+    monkeypatch.setattr(sys, "argv", ["studies", "models", "--only", "good"])
+    __main__.main()
+    assert words == ["--only", "good"]
+    monkeypatch.setattr(sys, "argv", ["studies", "--values", "1", "models"])
+    with pytest.raises(SystemExit):
+        __main__.main()

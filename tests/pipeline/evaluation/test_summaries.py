@@ -3,10 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from pipeline.data.image_format import ImageFormat
 from pipeline.errors import UserError
 from pipeline.evaluation import second_opinions, test_images
 from pipeline.evaluation.summary import plus_minus
+
+IMAGES = ImageFormat(8, 10, 256)  # the uniform density has 8 bits per pixel
 
 
 def measured(**changes: list[float]) -> pd.DataFrame:
@@ -22,35 +26,36 @@ def measured(**changes: list[float]) -> pd.DataFrame:
 
 
 def test_the_summary_of_the_test_images_has_the_right_numbers() -> None:
-    assert test_images.summarise(measured()) == {
+    assert test_images.summarise(measured(), IMAGES) == {
         "images": 2, "not_finite": 0, "elbo": 1.5, "elbo_se": 0.5, "reconstruction": 12.0, "reconstruction_se": 1.0,
-        "kl": 10.5, "kl_se": 0.5, "log_px": 4.0, "log_px_se": 1.0, "gap": 2.5, "trusted": 0.5, "converged": 1.0,
+        "kl": 10.5, "kl_se": 0.5, "log_px": 4.0, "log_px_se": 1.0, "bits_per_dim": 7.9279, "gap": 2.5,
+        "trusted": 0.5, "converged": 1.0,
         "rescued": 0.5, "samples_mean": 160.0, "evaluations_mean": 200.0, "image_se_median": 0.2, "ess_median": 30.0,
         "khat_median": 0.2, "encoder_images": 1, "encoder_short": 2.0, "encoder_ess_median": 1.5,
-        "prior_log_px": -10.0, "prior_ess_median": 2.0,
+        "prior_images": 2, "prior_log_px": -10.0, "prior_ess_median": 2.0,
     }  # fmt: skip
 
 
 def test_images_without_a_finite_number_are_in_no_mean_but_are_counted() -> None:
     three = pd.concat([measured(), measured(log_px=[np.nan, 7.0], elbo=[1.0, np.inf])], ignore_index=True)
-    found = test_images.summarise(three)
+    found = test_images.summarise(three, IMAGES)
     assert (found["images"], found["not_finite"], found["log_px"]) == (2, 2, 4.0)
     with pytest.raises(UserError, match=r"no test image has a finite ELBO and log p\(x\); .*model\.sigma"):
-        test_images.summarise(measured(log_px=[np.nan, np.nan]))
+        test_images.summarise(measured(log_px=[np.nan, np.nan]), IMAGES)
 
 
 @pytest.mark.parametrize("khat", [[-np.inf, -np.inf], [np.inf, np.inf], [-np.inf, np.inf], [0.1, np.nan]])
 def test_a_median_that_is_not_finite_is_absent(khat: list[float]) -> None:
-    expected = test_images.summarise(measured())
+    expected = test_images.summarise(measured(), IMAGES)
     assert expected.pop("khat_median") == 0.2
-    assert test_images.summarise(measured(khat=khat)) == expected
+    assert test_images.summarise(measured(khat=khat), IMAGES) == expected
 
 
 def test_one_image_has_means_without_standard_errors() -> None:
-    found = test_images.summarise(measured().head(1))
+    found = test_images.summarise(measured().head(1), IMAGES)
     assert (found["images"], found["elbo"], found["log_px"], found["gap"]) == (1, 1.0, 3.0, 2.0)
     assert not [name for name in found if name.endswith("_se")]
-    assert found.keys() == {name for name in test_images.summarise(measured()) if not name.endswith("_se")}
+    assert found.keys() == {name for name in test_images.summarise(measured(), IMAGES) if not name.endswith("_se")}
     of_one = second_opinions.summarise(verified().iloc[[0, 3]])
     assert of_one == {
         "images": 1, "not_finite": 0, "difference": 0.5, "approximation_gap": 3.0, "amortisation_gap": 5.0,
@@ -67,18 +72,40 @@ def test_one_image_has_means_without_standard_errors() -> None:
     ],
 )
 def test_without_an_image_to_compare_the_encoders_estimate_is_absent(changes: dict[str, list[float]]) -> None:
-    found = test_images.summarise(measured(**changes))
+    found = test_images.summarise(measured(**changes), IMAGES)
     assert found["encoder_images"] == 0
     assert not {"encoder_short", "encoder_ess_median"} & found.keys()
 
 
 def test_a_mean_that_is_not_finite_is_absent() -> None:
-    found = test_images.summarise(measured(prior_log_px=[-np.inf, 1.0], prior_ess=[np.nan, 1.0]))
+    found = test_images.summarise(measured(prior_log_px=[-np.inf, 1.0], prior_ess=[np.nan, 1.0]), IMAGES)
     assert not {"prior_log_px", "prior_ess_median"} & found.keys()
 
 
+def test_prior_monte_carlo_may_have_measured_fewer_images() -> None:
+    found = test_images.summarise(measured(prior_log_px=[-9.0, np.nan], prior_ess=[3.0, np.nan]), IMAGES)
+    assert (found["prior_images"], found["prior_log_px"], found["prior_ess_median"]) == (1, -9.0, 3.0)
+
+
+def trained(log_px: list[float]) -> dict[str, torch.Tensor]:
+    return {"log_px": torch.tensor(log_px, dtype=torch.float64), "trusted": torch.tensor([True, False, True])}
+
+
+def test_the_summary_of_training_images_has_the_right_numbers() -> None:
+    found = test_images.summarise_training(trained([3.0, 5.0, 7.0]), IMAGES)
+    assert found == {
+        "images": 3, "trusted": 0.6667, "log_px": 5.0, "log_px_se": round(2 / 3**0.5, 4), "bits_per_dim": 7.9098,
+    }  # fmt: skip
+    assert found["bits_per_dim"] == pytest.approx(8 - 5 / (80 * np.log(2)), abs=1e-4)
+    few = test_images.summarise_training(trained([3.0, np.nan, 7.0]), IMAGES)
+    assert (few["images"], few["log_px"]) == (2, 5.0)
+    none = test_images.summarise_training(trained([np.nan] * 3), IMAGES)
+    assert none["images"] == 0
+    assert not {"log_px", "bits_per_dim"} & none.keys()
+
+
 def test_a_large_number_is_what_it_is() -> None:
-    assert test_images.summarise(measured(prior_log_px=[-4e9, -2e9]))["prior_log_px"] == -3e9
+    assert test_images.summarise(measured(prior_log_px=[-4e9, -2e9]), IMAGES)["prior_log_px"] == -3e9
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config import Model
+from logpx.observations.gaussian import Gaussian
 from pipeline.data.dataset import Dataset, save_dataset
+from pipeline.data.image_format import ImageFormat
 from pipeline.errors import UserError
 from pipeline.model.checkpoint import Description, load_checkpoint, load_model, load_weights, save_checkpoint
 from pipeline.model.vae import VAE
 from pipeline.storage.files import sha256
+from tests.support import flat_format, model_settings
 
-MODEL = Model(latent=2, encoder=(4,), decoder=(4, 5), activation="tanh", sigma=0.2)
-DESCRIPTION = Description(model=MODEL, height=6, width=5, levels=17, dataset="tiny", data_sha256="0" * 64, epoch=3)
+MODEL = model_settings(latent=2, encoder=[4], decoder=[4, 5], activation="tanh", sigma=0.2)
+IMAGES = ImageFormat(6, 5, 17)
+DESCRIPTION = Description(
+    model=MODEL, height=6, width=5, grey_levels=17, binarise="none", dataset="tiny", data_sha256="0" * 64, epoch=3,
+    validation=0.2, seed=4,
+)  # fmt: skip
 
 
 def test_a_model_is_read_as_it_was_written(tmp_path: Path) -> None:
-    vae, path = VAE(MODEL, 30), tmp_path / "vae.safetensors"
+    vae, path = VAE(MODEL, IMAGES), tmp_path / "vae.safetensors"
     save_checkpoint(path, vae.state_dict(), DESCRIPTION)
     loaded = load_model(path, torch.device("cpu"))
     assert loaded.description == DESCRIPTION
@@ -27,14 +33,46 @@ def test_a_model_is_read_as_it_was_written(tmp_path: Path) -> None:
     x, z = torch.rand(3, 30), torch.rand(4, 2)
     assert torch.equal(vae.encoder(x).mean, loaded.vae.encoder(x).mean)
     assert torch.equal(vae.decoder(z).mean, loaded.vae.decoder(z).mean)
+    assert isinstance(loaded.vae.decoder.observation, Gaussian)
     assert loaded.vae.decoder.observation.sigma == 0.2
+
+
+@pytest.mark.parametrize("binarise", ["none", "threshold", "dynamic"])
+def test_a_model_sees_the_images_that_it_was_trained_on(tmp_path: Path, binarise: str) -> None:
+    path = tmp_path / "vae.safetensors"
+    description = DESCRIPTION.model_copy(update={"binarise": binarise})
+    save_checkpoint(path, VAE(MODEL, description.images).state_dict(), description)
+    assert load_model(path, torch.device("cpu")).vae.images == ImageFormat(6, 5, 17, binarise)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_learned_sigma_is_saved_with_the_weights(tmp_path: Path) -> None:
+    settings, path = model_settings(latent=2, encoder=[], decoder=[], sigma="learned"), tmp_path / "vae.safetensors"
+    vae = VAE(settings, IMAGES)
+    assert vae.decoder.log_sigma is not None
+    with torch.no_grad():
+        vae.decoder.log_sigma.fill_(-1.5)
+    save_checkpoint(path, vae.state_dict(), DESCRIPTION.model_copy(update={"model": settings}))
+    observation = load_model(path, torch.device("cpu")).vae.decoder.observation
+    assert isinstance(observation, Gaussian)
+    assert type(observation.sigma) is float
+    assert observation.sigma == pytest.approx(0.22313016)
+
+
+def test_convolutions_are_saved_and_read_in_the_memory_format_of_the_model(tmp_path: Path) -> None:
+    settings, path = model_settings(latent=2, network="conv", width=4), tmp_path / "vae.safetensors"
+    vae = VAE(settings, IMAGES).eval()
+    save_checkpoint(path, vae.state_dict(), DESCRIPTION.model_copy(update={"model": settings}))
+    loaded = load_model(path, torch.device("cpu")).vae
+    x, z = torch.rand(3, 30), torch.rand(4, 2)
+    assert torch.equal(vae.encoder(x).mean, loaded.encoder(x).mean)
+    assert torch.equal(vae.decoder(z).mean, loaded.decoder(z).mean)
 
 
 def test_missing_damaged_and_foreign_files_are_named(tmp_path: Path, tiny: Dataset) -> None:
     path = tmp_path / "vae.safetensors"
     with pytest.raises(UserError, match=r"vae\.safetensors is missing.*dvc repro"):
         load_checkpoint(path)
-    save_checkpoint(path, VAE(MODEL, 30).state_dict(), DESCRIPTION)
+    save_checkpoint(path, VAE(MODEL, IMAGES).state_dict(), DESCRIPTION)
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(UserError, match=r"vae\.safetensors is damaged.*dvc repro"):
         load_checkpoint(path)
@@ -46,7 +84,7 @@ def test_missing_damaged_and_foreign_files_are_named(tmp_path: Path, tiny: Datas
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "vae.safetensors"
     with pytest.raises(UserError, match=r"vae\.safetensors: the weights do not fit"):
-        load_weights(VAE(MODEL, 30), VAE(MODEL, 31).state_dict(), path)
-    save_checkpoint(path, VAE(MODEL, 30).state_dict(), DESCRIPTION.model_copy(update={"width": 6}))
+        load_weights(VAE(MODEL, IMAGES), VAE(MODEL, flat_format(31)).state_dict(), path)
+    save_checkpoint(path, VAE(MODEL, IMAGES).state_dict(), DESCRIPTION.model_copy(update={"width": 6}))
     with pytest.raises(UserError, match=r"do not fit .*dvc repro"):
         load_model(path, torch.device("cpu"))

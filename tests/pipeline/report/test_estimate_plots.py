@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
+from pipeline.evaluation.ladder import Rung
 from pipeline.report import estimate_plots
 from pipeline.report.plotting import BLUE, GREY, ORANGE, NotDrawnError
 from tests.pipeline.report.artists import bar_heights, legend, panels, texts, x_of, y_of
@@ -288,3 +289,54 @@ def test_trusted_images_and_others_have_different_colours() -> None:
     assert trusted[0].get_facecolor() == to_rgba(BLUE)
     assert others[0].get_facecolor() == to_rgba(ORANGE)
     assert panel.lines[0].get_color() == GREY
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "least", "most", "shown"),
+    [
+        # A wide range, and two narrow ones that need more ticks.
+        (1356.5, 1.0, 1e6, [-300_000, -100_000, -30_000, -10_000, -2000, 0, 1100, 1300, 1330, 1350]),
+        (0.0, 12.0, 60.0, [-50, -40, -30, -20]),
+        (4347.5, 500.0, 1500.0, [3000, 3600, 3800]),
+    ],
+)
+def test_ticks_of_densities_are_round(ceiling: float, least: float, most: float, shown: list[float]) -> None:
+    ticks = estimate_plots._ticks(ceiling, least, most)
+    assert [ceiling - tick for tick in ticks] == pytest.approx(shown)
+
+
+MADE_UP = [
+    Rung("worst", -20.0, 16.0, 1.0, "baseline"),
+    Rung("here", 0.0, 8.0, 1.0, "this model"),
+    Rung("best", 1300.5, 1.0, None, "published"),
+]
+
+
+def test_the_ladder_has_the_best_density_at_the_top_and_right() -> None:
+    (panel,) = panels(estimate_plots.ladder(MADE_UP))
+    points = [(x_of(line)[0], y_of(line)[0]) for line in panel.lines if line.get_marker() in ("o", "D")]
+    assert points == [(16.0, 0), (8.0, 1), (1.0, 2)]
+    left, right = panel.get_xlim()
+    assert left > 16.0
+    assert right < 1.0
+    assert texts(panel.get_yticklabels()) == ["worst", "here", "best"]
+    assert texts(panel.texts) == [
+        "−20.0 nats, 16.00 bits/dim",
+        "0.0 nats, 8.00 bits/dim",
+        "1,300.5 nats, 1.00 bits/dim",
+    ]
+    assert panel.get_xscale() == "log"
+    assert [label.get_weight() for label in panel.get_yticklabels()] == ["normal", "bold", "normal"]
+
+
+def test_the_ladder_shows_bits_that_are_not_positive() -> None:
+    (panel,) = panels(estimate_plots.ladder([*MADE_UP, Rung("more", 1500.0, -0.1, None, "ceiling")]))
+    assert panel.get_xscale() == "linear"
+    assert panel.get_xlim()[1] < -0.1
+    (single,) = panels(estimate_plots.ladder([Rung("here", 0.0, -1.0, None, "this model")]))
+    assert single.get_xlim() == (0.0, -2.0)
+
+
+def test_no_ladder_of_nothing_is_drawn() -> None:
+    with pytest.raises(NotDrawnError, match="no density"):
+        estimate_plots.ladder([])

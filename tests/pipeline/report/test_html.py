@@ -1,5 +1,6 @@
 """The report: it opens offline, it is escaped and complete, and it warns of numbers that cannot be trusted."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -7,46 +8,75 @@ from typing import Any
 import pandas as pd
 import pytest
 from jinja2 import UndefinedError
+from markupsafe import escape
 
 from pipeline.config import Params
+from pipeline.data.image_format import ImageFormat
 from pipeline.errors import UserError
 from pipeline.evaluation.auroc import ProbeSummary
+from pipeline.evaluation.ladder import Rung
+from pipeline.model.objectives import OBJECTIVES
+from pipeline.model.observations import OBSERVATIONS
 from pipeline.report.html import DrawnPicture, data_uri, format_number, load_pictures, render, untrusted
+from pipeline.report.model_text import OBJECTIVE_TEXTS, OBSERVATION_TEXTS
 from pipeline.report.parameters import read_parameters
 from pipeline.report.pictures import PICTURES
+from pipeline.report.standing import Difference
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 PAGES = ["report.html.jinja", "report.md.jinja"]
 
 
+DIGITS = ImageFormat(8, 8, 17)
+
+
 def values(params: Params, **changes: Any) -> dict[str, Any]:
-    """All values of the templates, made up."""
+    """All values of the templates, made up: a Gaussian model of digits."""
     means = ("elbo", "reconstruction", "kl", "log_px", "gap")
     others = (
         "converged", "rescued", "image_se_median", "khat_median", "ess_median", "evaluations_mean", "prior_log_px",
         "prior_ess_median", "samples_mean",
     )  # fmt: skip
     second = ("difference", "bdmc_gap", "above_lower", "below_upper", "approximation_gap", "amortisation_gap")
-    baselines = ("independent", "ppca", "variances")
+    part = {"images": 5, "trusted": 1.0, "log_px": 30.5, "log_px_se": 0.5, "bits_per_dim": 3.4}
     return {
         "params": params.model_dump(),
         "parameters": read_parameters(params.model_dump()),
-        "data": {"name": "digits", "levels": 17, "pixels": 64},
+        "texts": {
+            "observation": OBSERVATION_TEXTS[params.model.observation],
+            "objective": OBJECTIVE_TEXTS[params.train.objective],
+        },
+        "data": {"name": "digits", "levels": 17, "pixels": 64, "binarised": False},
+        "sigma": 0.0707107,
+        "discrete": False,
         "train": {"epoch": 3, "train": {"elbo": 1.0}, "validation": {"elbo": 1.0}},
         "test": {
             **dict.fromkeys((*means, *others), 1.25), **{f"{name}_se": 0.5 for name in means}, "encoder_short": 9.0,
             "encoder_ess_median": 1.1, "trusted": 0.1, "images": 360, "encoder_images": 20, "not_finite": 0,
+            "bits_per_dim": 4.06, "prior_images": 20, "active_units": 7,
         },
+        "measured": {"train": part, "validation": part | {"log_px": 29.25}},
+        "overfit": {"validation": Difference(1.25, 0.5), "test": Difference(29.25, 0.75)},
+        "prior_short": 12.5,
         "verify": dict.fromkeys((name + end for name in second for end in ("", "_se")), 0.5) | {"images": 4},
-        "compare": dict.fromkeys((name + end for name in baselines for end in ("", "_se")), 2.5)
-        | {"auroc_blank": 0.125, "auroc_upside_down": 0.75},
+        "compare": {"histogram": 73.25, "histogram_se": 0.5, "auroc_blank": 0.125, "auroc_upside_down": 0.75},
+        "rungs": [
+            Rung("this model", 1.25, 4.06, 0.5, "this model"),
+            Rung("independent pixels, a histogram each", 73.25, 2.43, 0.5, "baseline"),
+            Rung("ceiling of the observation model", 110.7, 1.59, None, "ceiling"),
+            Rung("A flow", 120.5, 1.37, None, "published", "log p(x); Someone 2019"),
+        ],
+        "ladder": data_uri(PNG),
+        "above": -72.0,
+        "per_pixel": {"certain": math.log(17), "ceiling": 1.7300},
+        "bits_per_dim": DIGITS.bits_per_dim,
         "median": 812.5,
         "probes": [
             ProbeSummary("blank", 20, median=1300.0, trusted=0.05, auroc=0.125, auroc_se=0.01),
             ProbeSummary("upside down", 20, median=-306.25, trusted=0.8, auroc=0.75, auroc_se=0.02),
         ],
         "untrusted": [{"image": 7, "label": 3, "log_px": 1.0}],
-        "ceiling": 100.0,
+        "ceiling": 110.7,
         "rule": {"minimum_ess": 10.0},
         "left_out": {"The learned manifold": "z has 3 dimensions"},
         "pictures": [DrawnPicture("samples", "Samples", "What to see.", PNG)],
@@ -56,6 +86,18 @@ def values(params: Params, **changes: Any) -> dict[str, Any]:
             "trained_on": "one machine", "measured_on": "another",
         },
     } | changes  # fmt: skip
+
+
+def of(params: Params, model: dict[str, Any] | None = None, train: dict[str, Any] | None = None) -> dict[str, Any]:
+    """All values for other options of the sections model and train."""
+    changed = params.model_copy(
+        update={
+            "model": params.model.model_copy(update=model or {}),
+            "train": params.train.model_copy(update=train or {}),
+        }
+    )
+    gaussian = {} if changed.model.observation == "gaussian" else {"sigma": None, "discrete": True, "above": 12.5}
+    return values(changed, **gaussian)
 
 
 def test_the_html_is_one_file_that_loads_nothing(params: Params) -> None:
@@ -69,24 +111,139 @@ def test_the_html_is_one_file_that_loads_nothing(params: Params) -> None:
 
 def test_the_html_lists_every_parameter_that_is_read(params: Params) -> None:
     html = render("report.html.jinja", values(params))
-    assert all(f"<td>{key}</td>" in html for section in params.model_dump().values() for key in section)
+    read = read_parameters(params.model_dump())
+    assert all(f"<td>{key}</td>" in html for section in read.values() for key in section)
     assert '<tr><td>degrees_of_freedom</td><td class="n">null</td></tr>' in html
     assert "The activation is silu." in html
+    assert "<td>components</td>" not in html
 
 
 def test_the_html_leaves_out_parameters_that_are_not_read(params: Params) -> None:
-    model = params.model.model_copy(update={"encoder": (), "decoder": ()})
-    sections = params.model_copy(update={"model": model}).model_dump()
-    html = render("report.html.jinja", values(params) | {"params": sections, "parameters": read_parameters(sections)})
+    html = render("report.html.jinja", of(params, {"encoder": (), "decoder": ()}))
     assert "<td>activation</td>" not in html
     assert "The activation is" not in html
     assert '<tr><td>encoder</td><td class="n">[]</td></tr>' in html
     assert "has no hidden layer" in html
 
 
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+def test_the_observation_model_is_explained(params: Params, observation: str) -> None:
+    html = render("report.html.jinja", of(params, {"observation": observation, "components": 3}))
+    page = render("report.md.jinja", of(params, {"observation": observation}))
+    assert escape(OBSERVATION_TEXTS[observation].meaning) in html
+    assert ("the ceiling of this σ" in html) == (observation == "gaussian")
+    assert ("the ceiling." in page) == (observation == "gaussian")
+    assert ("Each pixel has 3 components." in html) == (observation == "logistic_mixture")
+    assert f"observation model {observation}" in page
+
+
+@pytest.mark.parametrize(("sigma", "words"), [(0.0707107, "a setting"), ("learned", "learned with the weights")])
+def test_the_report_says_if_sigma_is_learned(params: Params, sigma: float | str, words: str) -> None:
+    assert f"Here σ = 0.07071, {words}." in render("report.html.jinja", of(params, {"sigma": sigma}))
+
+
+def test_a_convolutional_network_is_described(params: Params) -> None:
+    html = render("report.html.jinja", of(params, {"network": "conv", "width": 24, "depth": 2}))
+    text = " ".join(html.split())
+    assert "It has 24 channels at half the image's height and width and 48 at a quarter." in text
+    assert "it has 2 residual blocks of two convolutions" in text
+    assert "hidden layer" not in html
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [("elbo", "This is the ELBO itself."), ("beta", "Here β = 0.5, reached after 10 % of all steps."),
+     ("iwae", "Here k = 8.")],
+)  # fmt: skip
+def test_the_objective_is_explained(params: Params, objective: str, words: str) -> None:
+    train = {"objective": objective, "samples": 8, "beta": 0.5, "beta_warmup": 0.1}
+    html = render("report.html.jinja", of(params, train=train))
+    assert words in html
+    assert ("with 8 samples per image" in html) == (objective != "iwae")
+
+
+def test_every_observation_model_and_objective_has_a_text() -> None:
+    assert list(OBSERVATION_TEXTS) == list(OBSERVATIONS)
+    assert list(OBJECTIVE_TEXTS) == list(OBJECTIVES)
+
+
+def test_only_grey_images_have_a_density(params: Params) -> None:
+    grey = render("report.html.jinja", values(params))
+    binarised = render(
+        "report.html.jinja", values(params, data={"name": "digits", "levels": 2, "pixels": 64, "binarised": True})
+    )
+    assert "Pixels are dequantised" in grey
+    assert "Pixels are dequantised" not in binarised
+    assert "They do not compare with values of grey images" in binarised
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_model_below_the_histograms_is_reported_with_the_reason(params: Params, page: str) -> None:
+    text = " ".join(render(page, values(params)).replace("<b>", "").replace("**", "").split())
+    assert "This model is 72 nats below independent pixels with a histogram each" in text
+    assert "ln 17 = 2.8 nats" in text
+    assert "1.7 per pixel" in text
+    other = " ".join(render(page, values(params, sigma=None)).split())
+    assert "1.7 per pixel" not in other  # its observation model is not the reason
+
+
+def test_a_ceiling_below_the_histograms_is_named_as_the_reason(params: Params) -> None:
+    words = "no network can reach them"
+    assert words not in render("report.html.jinja", values(params))
+    assert words in render("report.html.jinja", values(params, ceiling=70.0))
+    learned = render("report.html.jinja", of(params, {"sigma": "learned"}) | {"ceiling": 70.0})
+    assert words not in learned
+    assert "makes the learned σ smaller" in learned
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_model_above_the_histograms_says_by_how_much(params: Params, page: str) -> None:
+    text = render(page, values(params, above=12.6))
+    assert "12.6 nats above" in text
+    assert "below independent pixels" not in text
+    if page.endswith("html.jinja"):
+        assert f"{12.6 / (64 * math.log(2)):.2f}\nbits per pixel" in text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_ladder_lists_all_rungs_from_the_best(params: Params, page: str) -> None:
+    made_up = values(params)
+    text = render(page, made_up)
+    rows = [
+        next(line for line in text.splitlines() if rung.name in line and f"{rung.bits_per_dim:.2f}" in line)
+        for rung in reversed(made_up["rungs"])
+    ]
+    places = [text.index(row) for row in rows]
+    assert places == sorted(places)
+    assert "<b>1.2" in rows[3] or "**1.2**" in rows[3]
+    assert all(f"{rung.nats:.1f}" in row for rung, row in zip(reversed(made_up["rungs"]), rows, strict=True))
+    if page.endswith("html.jinja"):
+        assert "log p(x); Someone 2019" in text
+        assert "Green: published results" in text
+        assert "Purple" in text
+        without = render(page, made_up | {"rungs": made_up["rungs"][:2]})
+        assert "Green" not in without
+        assert "Purple" not in without
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [(Difference(1.25, 0.5), "the model has overfitted"), (Difference(0.75, 0.5), "show no overfitting"),
+     (Difference(1.25, None), None)],
+)  # fmt: skip
+def test_overfitting_is_a_difference_of_more_than_two_errors(
+    params: Params, difference: Difference, words: str | None
+) -> None:
+    html = render("report.html.jinja", values(params, overfit={"validation": difference, "test": difference}))
+    found = [w for w in ("the model has overfitted", "show no overfitting") if w in html]
+    assert found == ([words] if words else [])
+    assert '<td class="n">30.5 <small>± 0.5</small></td><td class="n">3.40</td>' in html
+    assert "minus that of the validation images" not in render("report.html.jinja", values(params, overfit=None))
+
+
 def test_every_value_is_escaped_in_html(params: Params) -> None:
     hostile = "<script>alert(1)</script>"
-    html = render("report.html.jinja", values(params, data={"name": hostile, "levels": 17, "pixels": 64}))
+    html = render("report.html.jinja", values(params, data=values(params)["data"] | {"name": hostile}))
     assert hostile not in html
     assert "&lt;script&gt;" in html
 
@@ -155,7 +312,7 @@ def test_a_picture_that_is_left_out_is_named_with_its_reason(params: Params) -> 
 
 
 OPTIONAL = (
-    "encoder_short", "encoder_ess_median", "prior_log_px", "prior_ess_median", "khat_median", "image_se_median",
+    "encoder_short", "encoder_ess_median", "prior_ess_median", "khat_median", "image_se_median",
 )  # fmt: skip
 
 
@@ -164,22 +321,25 @@ OPTIONAL = (
     [
         ("report.html.jinja", [
             '<tr><td>ELBO</td><td class="n">1.25</td>', "<span>ELBO, ± –</span>", '<td class="n">– lower</td>',
-            'lower bound</td><td class="n">–</td>', 'no latent variable</td><td class="n">2.5</td>',
+            'lower bound</td><td class="n">–</td>', '<td class="n">30.5</td><td class="n">3.40</td>',
             '<td class="n">0.125</td><td>likelier than digits</td>',
         ]),
         ("report.md.jinja", [
-            "| ELBO | 1.25 | – | |", "| – lower | | – |", "| prior Monte Carlo | – | | – |",
-            "4 simulated images | – | – |", "the same σ | 2.5 | – |",
+            "| ELBO | 1.25 | – | 4.06 | |", "at the same cost | – lower | | | – |",
+            "| prior Monte Carlo, 20 images | – lower | | | – |", "4 simulated images | – | – |",
         ]),
     ],
 )  # fmt: skip
 def test_metrics_that_do_not_exist_are_dashes(params: Params, template: str, lines: list[str]) -> None:
     """One image has no standard error. A metric that is not finite is absent."""
     whole = values(params)
+    one_image = {"images": 1, "trusted": 1.0, "log_px": 30.5, "bits_per_dim": 3.4}
     one = whole | {
         "test": {name: v for name, v in whole["test"].items() if not name.endswith("_se") and name not in OPTIONAL},
         "verify": {"images": 4},
         "compare": {name: v for name, v in whole["compare"].items() if not name.endswith("_se")},
+        "prior_short": None,
+        "measured": {"train": one_image, "validation": one_image},
         "probes": [row._replace(auroc_se=None) for row in whole["probes"]],
     }
     page = render(template, one)

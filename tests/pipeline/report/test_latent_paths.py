@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import Model
 from pipeline.model.vae import VAE
 from pipeline.report.latent_paths import coordinate_kl, lerp, plane, project, slerp, traversals
+from tests.support import flat_format, model_settings
 
 
 def test_lines_and_circles_start_and_end_at_their_points(generator: torch.Generator) -> None:
@@ -68,7 +68,7 @@ def test_the_lines_of_the_plane_have_equal_prior_mass_between_them() -> None:
 
 def test_the_kl_of_a_coordinate_has_its_closed_form(generator: torch.Generator) -> None:
     x = torch.rand(5, 7, generator=generator)
-    vae = VAE(Model(latent=3, encoder=(4,), decoder=(), activation="relu", sigma=0.1), 7)
+    vae = VAE(model_settings(latent=3, encoder=[4], decoder=[], activation="relu", sigma=0.1), flat_format(7))
     q = vae.encoder(x)
     kl = 0.5 * (q.mean.square() + q.variance - 1 - q.variance.log())  # of N(μ, s²) from N(0, 1)
     torch.testing.assert_close(coordinate_kl(vae, x), kl.mean(0))

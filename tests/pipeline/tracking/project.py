@@ -14,14 +14,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as StoredRun
 from ruamel.yaml import YAML
 
-from pipeline.config import Model, Params, Tracking, load_params
+from pipeline.config import Params, Tracking, load_params
 from pipeline.model import checkpoint
 from pipeline.model.vae import VAE
 from pipeline.storage.files import write_json, write_text
 from pipeline.storage.tables import write_csv
 from pipeline.tracking.mlflow_store import EXPERIMENT
 from pipeline.tracking.run import Run
-from tests.support import ROOT, STAGES, command, write_params
+from tests.support import ROOT, STAGES, command, flat_format, model_settings, write_params
 from tools.clones import sh
 
 MEASURED = {"evaluate": "test.log_px", "verify": "verify.difference", "compare": "compare.ppca"}  # stages and metrics
@@ -53,12 +53,21 @@ class Project:
     def write_training(self, epochs: int = 2, seed: int = 0) -> None:
         """The outputs of a training with ELBO 10, 20, ... + seed."""
         torch.manual_seed(seed)
-        settings = Model(latent=2, encoder=(8,), decoder=(8,), activation="relu", sigma=0.1)
+        settings = model_settings(latent=2, encoder=[8], decoder=[8], activation="relu", sigma=0.1)
         description = checkpoint.Description(
-            model=settings, height=3, width=4, levels=17, dataset="digits", data_sha256="d" * 64, epoch=2
+            model=settings,
+            height=3,
+            width=4,
+            grey_levels=17,
+            binarise="none",
+            dataset="digits",
+            data_sha256="d" * 64,
+            epoch=2,
+            validation=0.1,
+            seed=seed,
         )
         files = self.arguments("train")
-        checkpoint.save_checkpoint(files.model, VAE(settings, 12).state_dict(), description)
+        checkpoint.save_checkpoint(files.model, VAE(settings, flat_format(12)).state_dict(), description)
         write_csv(files.history, pd.DataFrame([self.epoch(number + 1, seed) for number in range(epochs)]))
         write_json(files.metrics, {"epoch": epochs, "validation": {"elbo": 19.5 + seed}, "environment": ["a machine"]})
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config import Model, Train
 from pipeline.data.dataset import Dataset
 from pipeline.model.vae import VAE
 from pipeline.training.cuda_graph import GraphedFunction
 from pipeline.training.fit import fit
+from tests.support import model_settings, training
 
 
 class Work:
@@ -126,24 +126,25 @@ def test_a_failed_capture_leaves_nothing_behind(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("network", ["mlp", "conv"])
 def test_on_a_gpu_captured_steps_give_the_bytes_of_called_ones(
     tiny: Dataset,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     precision: str,
     optimizer: str,
+    network: str,
 ) -> None:
-    settings = Train.model_validate({
-        "epochs": 3, "batch_size": 20, "optimizer": optimizer, "learning_rate": 0.01, "warmup": 0.1,
-        "final_learning_rate": 0.1, "weight_decay": 0.1, "clip_norm": 100.0, "validation": 0.2,
-        "precision": precision, "rollbacks": 0, "seed": 0,
-    })  # fmt: skip
-    model = Model(latent=2, encoder=(16,), decoder=(16,), activation="silu", sigma=0.2)
+    settings = training(
+        epochs=3, batch_size=20, optimizer=optimizer, learning_rate=0.01, weight_decay=0.1, clip_norm=100.0,
+        validation=0.2, precision=precision,
+    )  # fmt: skip
+    model = model_settings(latent=2, network=network, encoder=[16], decoder=[16], width=4, sigma=0.2)
 
     def trained() -> list[Tensor]:
         torch.manual_seed(0)
-        vae = VAE(model, tiny.pixels).to("cuda")
-        list(fit(vae, tiny.train_images.flatten(1).to("cuda"), tiny.levels, settings))
+        vae = VAE(model, tiny.format()).to("cuda")
+        list(fit(vae, tiny.train_images.flatten(1).to("cuda"), settings))
         return [value.cpu() for value in vae.state_dict().values()]
 
     captured = trained()

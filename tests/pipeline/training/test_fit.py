@@ -3,6 +3,7 @@
 import math
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,25 +11,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config import Model, Train
+from pipeline.config import Model
 from pipeline.data.dataset import Dataset
+from pipeline.data.split import split
 from pipeline.model.vae import VAE
 from pipeline.process import lifecycle
 from pipeline.process.distributed import Group, State
 from pipeline.process.recovery import UnfinishedWork
 from pipeline.training.fit import fit
-from pipeline.training.schedule import learning_rate_factor
-from pipeline.training.split import split
+from pipeline.training.schedule import beta_factor, learning_rate_factor
 from pipeline.training.step import Step
 from pipeline.training.trainer import Epoch, NotFiniteError, Trainer
+from tests.support import model_settings, training
 
 # Six epochs of three steps.
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "epochs": 6, "batch_size": 16, "optimizer": "adamw", "learning_rate": 0.01, "warmup": 0.1,
     "final_learning_rate": 0.1, "weight_decay": 0.0, "clip_norm": 100.0, "validation": 0.2,
     "precision": "float32", "rollbacks": 0, "seed": 0,
 }  # fmt: skip
-MODEL = Model(latent=2, encoder=(16,), decoder=(16,), activation="silu", sigma=0.2)
+MODEL = model_settings(latent=2, encoder=[16], decoder=[16], activation="silu", sigma=0.2)
+BERNOULLI = MODEL.model_copy(update={"observation": "bernoulli"})
+CONV = MODEL.model_copy(update={"network": "conv", "width": 4})
 
 # Steps soon become non-finite; with enough rollbacks the learning rate becomes small enough.
 EXPLODING: dict[str, Any] = {
@@ -45,9 +49,10 @@ def run(
     dataset: Dataset, model: Model = MODEL, work: UnfinishedWork | None = None, **changes: object
 ) -> tuple[VAE, list[Epoch]]:
     torch.manual_seed(0)
-    vae = VAE(model, dataset.pixels)
-    settings = Train.model_validate(SETTINGS | changes)
-    return vae, list(fit(vae, dataset.train_images.flatten(1), dataset.levels, settings, work))
+    binarise = "dynamic" if model.observation == "bernoulli" else "none"
+    vae = VAE(model, dataset.format(binarise))
+    settings = training(**SETTINGS | changes)
+    return vae, list(fit(vae, dataset.train_images.flatten(1), settings, work))
 
 
 def weights(vae: VAE) -> Tensor:
@@ -69,6 +74,41 @@ def test_the_seed_fixes_the_weights(tiny: Dataset, precision: str, optimizer: st
     assert not torch.equal(weights(first[0]), weights(other))
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+@pytest.mark.parametrize("model", [CONV, BERNOULLI], ids=["conv", "bernoulli"])
+def test_the_seed_fixes_the_bytes_of_other_models_too(
+    tiny: Dataset, model: Model, objective: str, precision: str
+) -> None:
+    changes: dict[str, Any] = {"epochs": 2, "objective": objective, "samples": 2, "precision": precision}
+    first, again = (run(tiny, model, **changes) for _ in range(2))
+    assert weights(first[0]).numpy().tobytes() == weights(again[0]).numpy().tobytes()
+    assert first[1] == again[1]
+    other, _ = run(tiny, model, **changes, seed=1)
+    assert not torch.equal(weights(first[0]), weights(other))
+
+
+def test_several_samples_tighten_the_bound(tiny: Dataset) -> None:
+    """With one sample the objective is an estimate of the ELBO, with eight it is higher by nats."""
+    _, one = run(tiny, objective="iwae", epochs=20)
+    _, eight = run(tiny, objective="iwae", epochs=20, samples=8)
+    # A log-weight and the ELBO's terms differ by log q(z | x) − log p(z) − KL, whose mean over 12 images is not small.
+    assert abs(one[-1].validation_objective - one[-1].validation_elbo) < 2
+    for epoch in eight:
+        assert epoch.train_objective > epoch.train_elbo
+        assert epoch.validation_objective > epoch.validation_elbo
+    assert eight[-1].validation_objective > eight[0].validation_objective + 10
+
+
+def test_a_large_beta_leaves_the_posterior_at_the_prior(tiny: Dataset) -> None:
+    last = {beta: run(tiny, objective="beta", beta=beta, epochs=30)[1][-1] for beta in (0.0, 1.0, 50.0)}
+    kl = [last[beta].validation_kl for beta in (0.0, 1.0, 50.0)]
+    assert kl[0] > kl[1] > 10 * kl[2]
+    _, elbo = run(tiny, epochs=30)
+    for of_beta, of_elbo in zip(asdict(last[1.0]).items(), asdict(elbo[-1]).items(), strict=True):
+        assert of_beta == (of_elbo[0], pytest.approx(of_elbo[1], rel=1e-3))
+
+
 def test_bfloat16_gives_similar_but_different_results(tiny: Dataset) -> None:
     (exact, epochs), (mixed, mixed_epochs) = run(tiny), run(tiny, precision="bfloat16")
     assert not torch.equal(weights(exact), weights(mixed))
@@ -85,9 +125,9 @@ def test_the_model_has_the_weights_of_the_best_epoch(tiny: Dataset) -> None:
     assert [e.best for e in epochs] == [v > max(values[:i], default=-math.inf) for i, v in enumerate(values)]
 
     torch.manual_seed(0)
-    at_best = VAE(MODEL, tiny.pixels)
-    settings = Train.model_validate(SETTINGS | changes)
-    for epoch in fit(at_best, tiny.train_images.flatten(1), tiny.levels, settings):
+    at_best = VAE(MODEL, tiny.format())
+    settings = training(**SETTINGS | changes)
+    for epoch in fit(at_best, tiny.train_images.flatten(1), settings):
         if epoch.epoch == best + 1:
             break
     assert torch.equal(weights(vae), weights(at_best))
@@ -114,9 +154,9 @@ def test_each_step_receives_its_learning_rate(tiny: Dataset, monkeypatch: pytest
     rates: list[float] = []
     step = Step.__call__
 
-    def recorded(self: Step, batch: Tensor, learning_rate: float, row: int) -> None:
+    def recorded(self: Step, batch: Tensor, learning_rate: float, beta: float, row: int) -> None:
         rates.append(learning_rate)
-        step(self, batch, learning_rate, row)
+        step(self, batch, learning_rate, beta, row)
 
     monkeypatch.setattr(Step, "__call__", recorded)
     _, epochs = run(tiny)
@@ -126,6 +166,48 @@ def test_each_step_receives_its_learning_rate(tiny: Dataset, monkeypatch: pytest
     assert [epoch.learning_rate for epoch in epochs] == scheduled[3::3]
 
 
+def test_each_step_receives_its_weight_of_the_kl(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    betas: list[float] = []
+    step = Step.__call__
+
+    def recorded(self: Step, batch: Tensor, learning_rate: float, beta: float, row: int) -> None:
+        betas.append(beta)
+        step(self, batch, learning_rate, beta, row)
+
+    monkeypatch.setattr(Step, "__call__", recorded)
+    _, epochs = run(tiny, objective="beta", beta=3.0, beta_warmup=0.5)
+    assert betas == [3.0 * beta_factor(i, 18, 0.5) for i in range(18)]
+    assert betas[:3] == pytest.approx([0.0, 1 / 3, 2 / 3])
+    assert betas[9:] == [3.0] * 9
+    first = epochs[0]
+    # The objective of training images has the weights of its steps, that of validation images the final one.
+    assert first.train_reconstruction - first.train_kl < first.train_objective < first.train_reconstruction
+    weighed = first.validation_reconstruction - 3 * first.validation_kl
+    assert first.validation_objective == pytest.approx(weighed, rel=1e-5)
+
+
+def test_the_best_epoch_has_the_best_validation_objective(tiny: Dataset) -> None:
+    """Not the best ELBO: with a small weight of the KL these are different epochs."""
+    changes: dict[str, Any] = {"objective": "beta", "beta": 0.01, "epochs": 30, "learning_rate": 0.05}
+    vae, epochs = run(tiny, **changes)
+    objectives, elbos = ([getattr(e, f"validation_{name}") for e in epochs] for name in ("objective", "elbo"))
+    best = objectives.index(max(objectives))
+    assert best != elbos.index(max(elbos))
+    assert [e.epoch for e in epochs if e.best][-1] == best + 1
+    torch.manual_seed(0)
+    at_best = VAE(MODEL, tiny.format())
+    for epoch in fit(at_best, tiny.train_images.flatten(1), training(**SETTINGS | changes)):
+        if epoch.epoch == best + 1:
+            break
+    assert torch.equal(weights(vae), weights(at_best))
+
+
+def test_binarised_images_are_drawn_anew_in_each_epoch_but_those_for_validation_once(tiny: Dataset) -> None:
+    _, epochs = run(tiny, BERNOULLI, learning_rate=1e-30, batch_size=48)
+    assert len({(epoch.validation_reconstruction, epoch.validation_kl) for epoch in epochs}) == 1
+    assert len({epoch.train_kl for epoch in epochs}) == 6  # the KL has no latent noise, so the images differ
+
+
 def test_a_non_finite_elbo_stops_the_training_with_advice(tiny: Dataset) -> None:
     with pytest.raises(NotFiniteError, match=r"epoch 1, step 2 of 3: the .* is (nan|inf|-inf); .*learning_rate"):
         run(tiny, learning_rate=1e20, clip_norm=1e30, warmup=0.0)
@@ -133,7 +215,7 @@ def test_a_non_finite_elbo_stops_the_training_with_advice(tiny: Dataset) -> None
 
 def test_if_sigma_is_too_small_for_float32_the_message_names_the_term(tiny: Dataset) -> None:
     with pytest.raises(NotFiniteError, match=r"epoch 1, step 1 of 3: the reconstruction term .* is .*model\.sigma"):
-        run(tiny, Model.model_validate({**MODEL.model_dump(), "sigma": 1e-30}))
+        run(tiny, MODEL.model_copy(update={"sigma": 1e-30}))
 
 
 def test_rollbacks_end_non_finite_steps(tiny: Dataset) -> None:
@@ -175,15 +257,27 @@ class Killed(UnfinishedWork):
                 raise SystemExit
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "adam", "precision": "bfloat16"}, {"rollbacks": 9} | EXPLODING])
-def test_killed_many_times_it_gives_the_same_bytes(tiny: Dataset, tmp_path: Path, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adam", "precision": "bfloat16"},
+        {"rollbacks": 20} | EXPLODING,
+        {"objective": "iwae", "samples": 3},
+        {"objective": "beta", "beta": 4.0, "beta_warmup": 0.7},
+    ],
+)
+@pytest.mark.parametrize("model", [MODEL, CONV], ids=["mlp", "conv"])
+def test_killed_many_times_it_gives_the_same_bytes(
+    tiny: Dataset, tmp_path: Path, model: Model, changes: dict[str, Any]
+) -> None:
     """Killed after 1, 2, 3, ... more steps, also in the middle of an epoch."""
-    undisturbed, epochs = run(tiny, **changes)
+    undisturbed, epochs = run(tiny, model, **changes)
     for saves in range(1, 40):
         work = Killed(tmp_path, 0.0)
         work.saves = saves
         try:
-            vae, resumed = run(tiny, work=work, **changes)
+            vae, resumed = run(tiny, model, work, **changes)
         except SystemExit:
             continue
         assert saves > 4
@@ -242,9 +336,9 @@ def test_a_signal_takes_effect_at_once_while_the_caller_has_a_record(
 ) -> None:
     monkeypatch.setattr(lifecycle, "_interrupted", 0)
     work = UnfinishedWork(tmp_path, 1e9)
-    vae = VAE(MODEL, tiny.pixels)
-    settings = Train.model_validate(SETTINGS)
-    epochs = fit(vae, tiny.train_images.flatten(1), tiny.levels, settings, work)
+    vae = VAE(MODEL, tiny.format())
+    settings = training(**SETTINGS)
+    epochs = fit(vae, tiny.train_images.flatten(1), settings, work)
     next(epochs)
     with pytest.raises(KeyboardInterrupt):
         lifecycle._handle(signal.SIGTERM, None)
@@ -274,10 +368,10 @@ def test_a_signal_to_one_process_stops_the_other_after_the_same_step(
 ) -> None:
     monkeypatch.setattr(lifecycle, "_interrupted", 0)
     work = UnfinishedWork(tmp_path, 1e9)
-    vae = VAE(MODEL, tiny.pixels)
+    vae = VAE(MODEL, tiny.format())
     images = tiny.train_images.flatten(1)
     with pytest.raises(KeyboardInterrupt) as caught:
-        list(fit(vae, images, tiny.levels, Train.model_validate(SETTINGS), work, Pair(0, 2)))
+        list(fit(vae, images, training(**SETTINGS), work, Pair(0, 2)))
     assert caught.value.args == (signal.SIGTERM,)
     saved = work.load()
     assert saved

@@ -1,10 +1,10 @@
-"""The learning rate over a training."""
+"""The learning rate and the weight of the KL over a training."""
 
 import math
 
 import pytest
 
-from pipeline.training.schedule import learning_rate_factor
+from pipeline.training.schedule import beta_factor, learning_rate_factor
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,16 @@ from pipeline.training.schedule import learning_rate_factor
 )
 def test_the_factors_of_four_steps_and_of_the_end(warmup: float, final: float, factors: list[float]) -> None:
     assert [learning_rate_factor(step, 4, warmup, final) for step in range(5)] == pytest.approx(factors)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "factors"),
+    [
+        (0.0, [1, 1, 1, 1, 1]),
+        (0.5, [0, 0.5, 1, 1, 1]),  # the first step has no KL
+        (0.6, [0, 1 / 2.4, 2 / 2.4, 1, 1]),
+        (1.0, [0, 0.25, 0.5, 0.75, 1]),
+    ],
+)
+def test_the_weight_of_the_kl_rises_to_beta_and_stays_there(warmup: float, factors: list[float]) -> None:
+    assert [beta_factor(step, 4, warmup) for step in range(5)] == pytest.approx(factors)

@@ -1,5 +1,7 @@
 """One step of training: it runs on the device only, and a non-finite step changes nothing."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,25 +9,29 @@ from torch import Tensor
 from pipeline.config import Model, Train
 from pipeline.data.dataset import Dataset
 from pipeline.data.dequantise import dequantise
-from pipeline.model.objectives import elbo
+from pipeline.model.objectives import PosteriorSamples, draw
 from pipeline.model.vae import VAE
 from pipeline.process.distributed import SINGLE
 from pipeline.training.cuda_graph import GraphedFunction
 from pipeline.training.step import Step
 from tests.simulated import DEVICE, Simulated
+from tests.support import model_settings, training
 
-MODEL = Model(latent=2, encoder=(16,), decoder=(16,), activation="silu", sigma=0.2)
-SETTINGS = Train(
+MODEL = model_settings(latent=2, encoder=[16], decoder=[16], activation="silu", sigma=0.2)
+SETTINGS = training(
     epochs=3, batch_size=20, optimizer="adamw", learning_rate=0.01, warmup=0.1, final_learning_rate=0.1,
     weight_decay=0.1, clip_norm=100.0, validation=0.2, precision="float32", rollbacks=0, seed=0,
 )  # fmt: skip
 
 
-def make_step(dataset: Dataset, settings: Train = SETTINGS, device: torch.device | None = None) -> Step:
+def make_step(
+    dataset: Dataset, settings: Train = SETTINGS, device: torch.device | None = None, model: Model = MODEL
+) -> Step:
     torch.manual_seed(0)
     images = dataset.train_images.flatten(1).to(device)
-    vae = VAE(MODEL, dataset.pixels).to(device)
-    return Step(vae, images, dataset.levels, settings, SINGLE, torch.Generator().manual_seed(0))
+    binarise = "dynamic" if model.observation == "bernoulli" else "none"
+    vae = VAE(model, dataset.format(binarise)).to(device)
+    return Step(vae, images, settings, SINGLE, torch.Generator().manual_seed(0))
 
 
 def weights_and_moments(step: Step) -> dict[str, Tensor]:
@@ -42,7 +48,7 @@ def test_a_new_step_has_changed_nothing(tiny: Dataset, monkeypatch: pytest.Monke
     monkeypatch.setattr("pipeline.training.step.CHECK_EVERY", check_every)
     step = make_step(tiny)
     torch.manual_seed(0)
-    fresh = VAE(MODEL, tiny.pixels)
+    fresh = VAE(MODEL, tiny.format())
     assert equal(fresh.state_dict(), step.vae.state_dict())
     assert torch.equal(step.generator.get_state(), torch.Generator().manual_seed(0).get_state())
     moments = [value for name, value in step.state().items() if name.startswith("optimizer/")]
@@ -53,7 +59,7 @@ def test_a_new_step_has_changed_nothing(tiny: Dataset, monkeypatch: pytest.Monke
 
 def test_a_non_finite_step_and_all_after_it_are_skipped_until_clear(tiny: Dataset) -> None:
     step, batch = make_step(tiny), torch.arange(10)
-    step(batch, 0.01, 0)
+    step(batch, 0.01, 1.0, 0)
     assert step.metrics[0].isfinite().all()
     assert (step.metrics[0] != 0).all()
     weight = next(step.vae.parameters())
@@ -61,16 +67,16 @@ def test_a_non_finite_step_and_all_after_it_are_skipped_until_clear(tiny: Datase
     with torch.no_grad():
         weight[0, 0] = torch.inf
     before = weights_and_moments(step)
-    step(batch, 0.01, 1)
+    step(batch, 0.01, 1.0, 1)
     assert equal(before, weights_and_moments(step))
     with torch.no_grad():
         weight[0, 0] = finite
     before = weights_and_moments(step)
-    step(batch, 0.01, 2)
+    step(batch, 0.01, 1.0, 2)
     assert step.metrics[2].isfinite().all()
     assert equal(before, weights_and_moments(step))
     step.clear()
-    step(batch, 0.01, 3)
+    step(batch, 0.01, 1.0, 3)
     after = weights_and_moments(step)
     assert not any(torch.equal(value, after[name]) for name, value in before.items())
 
@@ -79,31 +85,47 @@ def test_every_image_weighs_the_same_whatever_the_batch_size(tiny: Dataset) -> N
     """The last batch of an epoch may have fewer images than `train.batch_size`."""
     steps = [make_step(tiny, SETTINGS.model_copy(update={"batch_size": size})) for size in (10, 20)]
     for step in steps:
-        step(torch.arange(10), 0.01, 0)
+        step(torch.arange(10), 0.01, 1.0, 0)
     assert equal(steps[0].state(), steps[1].state())
 
 
-def test_the_gradient_is_that_of_the_mean_elbo_and_the_metrics_are_sums(tiny: Dataset) -> None:
-    step, images = make_step(tiny), tiny.train_images.flatten(1)[:10]
+def expected_objective(name: str, samples: PosteriorSamples) -> Tensor:
+    """The objective's formula, with a weight of the KL of 0.3."""
+    if name == "iwae":
+        return samples.log_weights.double().exp().mean(0).log().float()
+    return samples.elbo.reconstruction - (0.3 if name == "beta" else 1) * samples.elbo.kl
+
+
+@pytest.mark.parametrize(("objective", "count"), [("elbo", 1), ("elbo", 3), ("beta", 2), ("iwae", 1), ("iwae", 3)])
+def test_the_gradient_is_that_of_the_mean_objective_and_the_metrics_are_sums(
+    tiny: Dataset, objective: str, count: int
+) -> None:
+    settings = SETTINGS.model_copy(update={"objective": objective, "samples": count})
+    step, images = make_step(tiny, settings), tiny.train_images.flatten(1)[:10]
     generator = torch.Generator().manual_seed(0)
     x = dequantise(images, tiny.levels, generator)
-    terms = elbo(step.vae, x, torch.randn(1, 10, 2, generator=generator))
+    samples = draw(step.vae, x, torch.randn(settings.samples, 10, 2, generator=generator))
+    value = expected_objective(objective, samples)
     parameters = list(step.vae.parameters())
-    gradients = torch.autograd.grad(-terms.value.mean(), parameters)
-    step(torch.arange(10), 0.01, 5)
+    gradients = torch.autograd.grad(-value.mean(), parameters)
+    step(torch.arange(10), 0.01, 0.3, 5)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
     norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
     expected = torch.zeros_like(step.metrics)
-    expected[5] = torch.stack([terms.reconstruction.sum(), terms.kl.sum(), norm]).detach()
+    terms = samples.elbo.reconstruction, samples.elbo.kl, value
+    expected[5] = torch.stack([*(term.sum() for term in terms), norm]).detach()
     torch.testing.assert_close(step.metrics, expected)
 
 
+@pytest.mark.parametrize("network", ["mlp", "conv"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_a_step_is_that_of_the_optimiser_with_weight_decay(tiny: Dataset, optimizer: str) -> None:
-    step = make_step(tiny, SETTINGS.model_copy(update={"optimizer": optimizer, "weight_decay": 3.0, "clip_norm": 1e9}))
+def test_a_step_is_that_of_the_optimiser_with_weight_decay(tiny: Dataset, optimizer: str, network: str) -> None:
+    """Whatever the weights' memory format is: fused optimisers read memory in its own order."""
+    settings = SETTINGS.model_copy(update={"optimizer": optimizer, "weight_decay": 3.0, "clip_norm": 1e9})
+    step = make_step(tiny, settings, model=MODEL.model_copy(update={"network": network, "width": 4}))
     weights = [parameter.detach().clone().requires_grad_() for parameter in step.vae.parameters()]
-    step(torch.arange(10), 0.01, 0)
+    step(torch.arange(10), 0.01, 1.0, 0)
     for weight, parameter in zip(weights, step.vae.parameters(), strict=True):
         weight.grad = parameter.grad
     reference = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
@@ -115,11 +137,11 @@ def test_a_step_is_that_of_the_optimiser_with_weight_decay(tiny: Dataset, optimi
 def test_a_gradient_longer_than_the_clip_norm_is_scaled_down_to_it(tiny: Dataset) -> None:
     """After one step the first moments are (1 − β₁) times the gradient."""
     free = make_step(tiny)
-    free(torch.arange(10), 0.01, 0)
-    norm = free.metrics[0, 2].item()
+    free(torch.arange(10), 0.01, 1.0, 0)
+    norm = free.metrics[0, 3].item()
     for clip in (norm / 7, norm * 7):
         step = make_step(tiny, SETTINGS.model_copy(update={"clip_norm": clip}))
-        step(torch.arange(10), 0.01, 0)
+        step(torch.arange(10), 0.01, 1.0, 0)
         moments = [value for name, value in step.state().items() if name.endswith("/exp_avg")]
         length = torch.cat([moment.flatten() for moment in moments]).norm().item() / 0.1
         assert length == pytest.approx(min(clip, norm), rel=1e-5)
@@ -127,12 +149,12 @@ def test_a_gradient_longer_than_the_clip_norm_is_scaled_down_to_it(tiny: Dataset
 
 def test_a_restored_step_continues_with_the_same_bytes(tiny: Dataset) -> None:
     one, other, batch = make_step(tiny), make_step(tiny), torch.arange(10)
-    one(batch, 0.01, 0)
+    one(batch, 0.01, 1.0, 0)
     addresses = {name: value.data_ptr() for name, value in other.state().items()}
     other.restore({name: value.clone() for name, value in one.state().items()})
     other.generator.set_state(one.generator.get_state())
     for step in (one, other):
-        step(batch, 0.01, 1)
+        step(batch, 0.01, 1.0, 1)
     assert equal(one.state(), other.state())
     assert {name: value.data_ptr() for name, value in other.state().items()} == addresses
 
@@ -145,7 +167,7 @@ def test_replayed_steps_give_the_bytes_of_called_ones(tiny: Dataset, capsys: pyt
     )
     for number, size in enumerate([10, 10, 7, 10, 7]):
         for step in (called, replayed):
-            step(torch.arange(size) + number, 0.01 * number, number)
+            step(torch.arange(size) + number, 0.01 * number, 0.3 * number, number)
     assert equal(called.state(), replayed.state())
     assert torch.equal(called.generator.get_state(), replayed.generator.get_state())
     assert capsys.readouterr().err == ""
@@ -157,12 +179,41 @@ def test_a_step_moves_nothing_between_host_and_device(tiny: Dataset, precision: 
     """A CUDA graph could not capture it if it did. And the results are those of the CPU."""
     settings = SETTINGS.model_copy(update={"precision": precision, "optimizer": optimizer})
     cpu = make_step(tiny, SETTINGS.model_copy(update={"optimizer": optimizer}))
-    cpu(torch.arange(10), 0.01, 0)
+    cpu(torch.arange(10), 0.01, 1.0, 0)
     with Simulated() as simulated:
         step = make_step(tiny, settings, DEVICE)
         batch = torch.arange(10).to(DEVICE)
         simulated.crossings.clear()
-        step(batch, 0.01, 0)
+        step(batch, 0.01, 1.0, 0)
         assert simulated.crossings == []
         for name, value in step.state().items():
             torch.testing.assert_close(value.cpu(), cpu.state()[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "objective"),
+    [
+        ({"network": "conv", "width": 2}, "elbo"),
+        ({"sigma": "learned"}, "iwae"),
+        ({"observation": "gaussian_per_pixel"}, "beta"),
+        ({"observation": "logistic"}, "elbo"),
+        ({"observation": "logistic_mixture", "components": 2}, "elbo"),
+        ({"observation": "beta_binomial"}, "elbo"),
+        ({"observation": "categorical"}, "elbo"),
+        ({"observation": "bernoulli"}, "iwae"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value.values())),
+)
+def test_neither_does_a_step_of_any_model_and_objective(tiny: Dataset, changes: dict[str, Any], objective: str) -> None:
+    settings = SETTINGS.model_copy(update={"objective": objective, "samples": 2, "clip_norm": 1e6})
+    model = model_settings(latent=2, encoder=[16], decoder=[16], activation="silu", **{"sigma": 0.2} | changes)
+    cpu = make_step(tiny, settings, model=model)
+    cpu(torch.arange(10), 0.01, 0.5, 0)
+    with Simulated() as simulated:
+        step = make_step(tiny, settings, DEVICE, model)
+        batch = torch.arange(10).to(DEVICE)
+        simulated.crossings.clear()
+        step(batch, 0.01, 0.5, 0)
+        assert simulated.crossings == []
+        for name, value in step.state().items():
+            torch.testing.assert_close(value.cpu(), cpu.state()[name], rtol=1e-4, atol=1e-4)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from pipeline.data.split import split
 from pipeline.errors import UserError
-from pipeline.training.split import split
 
 
 def test_the_two_parts_are_all_images_and_depend_on_the_seed() -> None:

@@ -1,0 +1,107 @@
+"""Residual convolutional networks (He et al. 2016): blocks at half and at a quarter of the images' height and width.
+
+All convolutions but the last work at these sizes, where they cost a fraction of what they would at full size. Height
+and width change by convolutions with stride 2, and back by pixel shuffles (Shi et al. 2016), whose backward pass is
+deterministic on every device. There is no normalisation, so that p(x | z) of an image does not depend on the others in
+its batch: blocks start as the identity instead (Zhang et al. 2019, "Fixup").
+"""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle
+
+from pipeline.config import Model
+from pipeline.data.image_format import ImageFormat
+from pipeline.model.activations import ACTIVATIONS
+
+
+class Block(nn.Module):
+    """h + conv(φ(conv(φ(h)))), the identity at first."""
+
+    def __init__(self, channels: int, activation: str) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, h: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n channels height width"]:
+        return h + self.second(self.activation(self.first(self.activation(h))))
+
+
+def blocks(channels: int, settings: Model) -> list[nn.Module]:
+    return [Block(channels, settings.activation) for _ in range(settings.depth)]
+
+
+class Encoder(nn.Module):
+    """From x to `outputs` numbers."""
+
+    def __init__(self, settings: Model, images: ImageFormat, outputs: int) -> None:
+        super().__init__()
+        self.shape = images.height, images.width
+        width, activation = settings.width, ACTIVATIONS[settings.activation]
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(1, width, 5, stride=2, padding=2),
+            *blocks(width, settings),
+            activation(),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            *blocks(2 * width, settings),
+            activation(),
+        )
+        rows, columns = quarter(images)
+        self.output = nn.Linear(2 * width * rows * columns, outputs)
+
+    def forward(self, x: Float[Tensor, "n pixels"]) -> Float[Tensor, "n outputs"]:
+        h = self.convolutions(x.unflatten(1, (1, *self.shape)))
+        return self.output(h.permute(0, 2, 3, 1).flatten(1))
+
+
+class Decoder(nn.Module):
+    """From z to `features` numbers per pixel."""
+
+    def __init__(self, settings: Model, images: ImageFormat, features: int) -> None:
+        super().__init__()
+        width, activation = settings.width, ACTIVATIONS[settings.activation]
+        full = max(width // 2, 1)  # channels at full size
+        self.shape = *quarter(images), 2 * width
+        self.input = nn.Linear(settings.latent, math.prod(self.shape))
+        self.convolutions = nn.Sequential(
+            *blocks(2 * width, settings),
+            activation(),
+            Enlarge(2 * width, width, half(images)),
+            *blocks(width, settings),
+            activation(),
+            Enlarge(width, full, (images.height, images.width)),
+            activation(),
+            nn.Conv2d(full, features, 3, padding=1),
+        )
+
+    def forward(self, z: Float[Tensor, "n latent"]) -> Float[Tensor, "n parameters"]:
+        h = self.input(z).unflatten(1, self.shape).permute(0, 3, 1, 2)
+        return self.convolutions(h).flatten(1)
+
+
+class Enlarge(nn.Module):
+    """A convolution to four times as many channels, which become four pixels, cut to `size`."""
+
+    def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, 4 * outputs, 3, padding=1)
+        self.size = size
+
+    def forward(self, h: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n outputs rows columns"]:
+        rows, columns = self.size
+        return pixel_shuffle(self.convolution(h), 2)[:, :, :rows, :columns]
+
+
+def half(images: ImageFormat) -> tuple[int, int]:
+    """Half the height and width, rounded up."""
+    return (images.height + 1) // 2, (images.width + 1) // 2
+
+
+def quarter(images: ImageFormat) -> tuple[int, int]:
+    """A quarter of the height and width, rounded up."""
+    return (images.height + 3) // 4, (images.width + 3) // 4
