@@ -51,11 +51,11 @@ class Row(NamedTuple):
 
 def grey_rows(records: Sequence[Record], images: ImageFormat) -> list[Row]:
     """Baselines, models and published results in bits per dimension, from the largest to the smallest."""
-    per_nat = images.bits_per_dim(0.0) - images.bits_per_dim(1.0)
+    per_nat = _per_nat(images)
     rows = [
         Row(
             _label(record), "this project", record.log_px, record.bits_per_dim,
-            images.bits_per_dim(record.elbo), None if record.log_px_se is None else record.log_px_se * per_nat,
+            images.bits_per_dim(record.elbo), _bits(record.log_px_se, per_nat),
         )
         for record in records
     ]  # fmt: skip
@@ -74,7 +74,8 @@ def grey_rows(records: Sequence[Record], images: ImageFormat) -> list[Row]:
     ]
     published = ladder.published("mnist", "none")
     rows += [
-        Row(rung.name, _kind(rung), rung.nats, rung.bits_per_dim, None, _bits(rung, per_nat)) for rung in published
+        Row(rung.name, _kind(rung), rung.nats, rung.bits_per_dim, None, _bits(rung.error, per_nat))
+        for rung in published
     ]
     return sorted(rows, key=lambda row: -row.x)
 
@@ -102,8 +103,9 @@ def _kind(rung: ladder.Rung) -> Kind:
     return "published ELBO" if rung.note.startswith("ELBO") else "published"
 
 
-def _bits(rung: ladder.Rung, per_nat: float) -> float | None:
-    return None if rung.error is None else rung.error * per_nat
+def _bits(error: float | None, per_nat: float) -> float | None:
+    """A standard error in nats as one in bits per dimension."""
+    return None if error is None else error * per_nat
 
 
 def draw_grey(rows: Sequence[Row], images: ImageFormat, histogram: float | None) -> Figure:
@@ -157,6 +159,7 @@ def draw_binarised(rows: Sequence[Row]) -> Figure:
 
 
 def _per_nat(images: ImageFormat) -> float:
+    """Bits per dimension of one nat per image."""
     return images.bits_per_dim(0.0) - images.bits_per_dim(1.0)
 
 

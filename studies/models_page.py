@@ -52,13 +52,14 @@ def write(records: Mapping[str, Record], folder: Path) -> None:
     plotting.save(
         models_figure.draw_binarised(models_figure.binarised_rows(binarised)), folder / "models_binarised.png"
     )
+    published = ladder.published("mnist", "none") + ladder.published("mnist", "dynamic")
     values = {
         "records": ordered,
         "missing": [name for name in RUNGS if name not in records],
         "texts": RUNGS,
         "default": DEFAULT,
-        "sections": [_section(record, folder) for record in ordered],
-        "published": ladder.published("mnist", "none") + ladder.published("mnist", "dynamic"),
+        "sections": [_section(record, published, folder) for record in ordered],
+        "published": published,
         "uris": {name: html.data_uri((folder / f"{name}.png").read_bytes()) for name in ("models", "models_binarised")},
         "overfitting": {record.name: overfitting(record) for record in ordered},
         "time": time,
@@ -87,17 +88,16 @@ def time(seconds: float | None) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def _section(record: Record, folder: Path) -> Section:
+def _section(record: Record, published: list[ladder.Rung], folder: Path) -> Section:
     text = RUNGS[record.name]
-    results = ladder.published("mnist", "none") + ladder.published("mnist", "dynamic")
-    published = next((rung for rung in results if rung.name == text.published), None)
+    compared = next((rung for rung in published if rung.name == text.published), None)
     uri = html.data_uri((folder / "models" / f"{record.name}.png").read_bytes())
     settings = [
         f"{section}.{key} = {value if isinstance(value, str) else json.dumps(value)}"
         for section, values in record.settings.items()
         for key, value in values.items()
     ]
-    return Section(text, record, published, uri, settings, record.settings != _settings_now(record.name))
+    return Section(text, record, compared, uri, settings, record.settings != _settings_now(record.name))
 
 
 def _settings_now(name: str) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from pipeline.data.dataset import load_dataset
 from pipeline.model.checkpoint import Description, TrainedModel, load_model
@@ -18,6 +17,7 @@ from pipeline.storage.files import write_json, write_text
 from studies.experiments import get
 from studies.grids import Study
 from studies.panels import plot, short
+from studies.records import as_images
 
 Outcome = dict[str, Any] | str  # what `dvc exp show` has of an experiment, or why it failed
 DIGITS, SAMPLES = 6, 9  # images in a row of the figure
@@ -75,16 +75,12 @@ def draw_images(study: Study, models: Mapping[float, TrainedModel]) -> Figure:
     dataset = load_dataset(Path("data/images.safetensors"))
     x = next(iter(models.values())).vae.images.read_clean(dataset.test_images[:DIGITS])
     white = np.zeros((1, *dataset.shape))
-    rows = [np.concatenate([_as_images(x, dataset.shape), white.repeat(SAMPLES, 0)])]
+    rows = [np.concatenate([as_images(x, dataset.shape), white.repeat(SAMPLES, 0)])]
     for model in models.values():
         noise = torch.randn(SAMPLES, 256, generator=torch.Generator().manual_seed(0))[:, : model.vae.latent]
         decoded = model.vae.decoder(torch.cat([model.vae.encoder(x).mean, noise])).mean
-        rows.append(_as_images(decoded, dataset.shape))
+        rows.append(as_images(decoded, dataset.shape))
     with_gap = [np.concatenate([row[:DIGITS], white, row[DIGITS:]]) for row in rows]
     figure = plotting.grid(np.stack(with_gap), row_labels=["test digits", *(short(value) for value in models)])
     figure.axes[0].set(ylabel=study.axis, xlabel="left: reconstructions f(μ(x)); right: samples f(z), z ~ N(0, I)")
     return figure
-
-
-def _as_images(pixels: torch.Tensor, shape: tuple[int, int]) -> NDArray[np.floating]:
-    return pixels.numpy().reshape(-1, *shape)

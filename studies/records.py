@@ -239,7 +239,7 @@ def picture(model: TrainedModel, dataset: Dataset) -> Figure:
         "samples of the prior\nE[x | z], z ~ p(z)": decoded.mean,
         "the same, pixels drawn\nx ~ p(x | z)": as_levels(decoded.sample(noise), images.levels),
     }
-    return plotting.grid(np.stack([_as_images(x, dataset.shape) for x in rows.values()]), row_labels=list(rows))
+    return plotting.grid(np.stack([as_images(x, dataset.shape) for x in rows.values()]), row_labels=list(rows))
 
 
 def as_levels(x: Float[Tensor, "n pixels"], levels: int) -> Float[Tensor, "n pixels"]:
@@ -247,7 +247,8 @@ def as_levels(x: Float[Tensor, "n pixels"], levels: int) -> Float[Tensor, "n pix
     return grey_levels(x, levels).to(x.dtype) / (levels - 1)
 
 
-def _as_images(x: Float[Tensor, "n pixels"], shape: tuple[int, int]) -> NDArray[np.floating]:
+def as_images(x: Float[Tensor, "n pixels"], shape: tuple[int, int]) -> NDArray[np.floating]:
+    """Rows of pixels as images (n, height, width)."""
     return x.numpy().reshape(-1, *shape)
 
 

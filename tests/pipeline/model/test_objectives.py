@@ -195,7 +195,7 @@ def test_iwae_is_the_log_of_the_mean_weight(linear: Linear, generator: torch.Gen
     torch.testing.assert_close(iwae(samples, ONE), samples.log_weights.exp().mean(0).log(), rtol=1e-12, atol=1e-12)
     one = draw(vae, x, noise(1, x, vae, generator))
     torch.testing.assert_close(iwae(one, ONE), one.log_weights[0], rtol=0, atol=0)
-    for nats in (-1e5, 1e5):  # weights that no number can hold
+    for nats in (-1e5, 1e5):  # weights that overflow
         torch.testing.assert_close(iwae(shifted(samples, nats), ONE), iwae(samples, ONE) + nats, rtol=0, atol=1e-9)
 
 

@@ -150,32 +150,32 @@ def test_every_epoch_is_validated_with_the_same_noise(tiny: Dataset) -> None:
     assert [epoch.best for epoch in epochs] == [True] + 5 * [False]
 
 
-def test_each_step_receives_its_learning_rate(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates: list[float] = []
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+    """The learning rate and the weight of the KL that each step receives, as the steps are made."""
+    received: list[tuple[float, float]] = []
     step = Step.__call__
 
     def recorded(self: Step, batch: Tensor, learning_rate: float, beta: float, row: int) -> None:
-        rates.append(learning_rate)
+        received.append((learning_rate, beta))
         step(self, batch, learning_rate, beta, row)
 
     monkeypatch.setattr(Step, "__call__", recorded)
+    return received
+
+
+def test_each_step_receives_its_learning_rate(tiny: Dataset, steps: list[tuple[float, float]]) -> None:
     _, epochs = run(tiny)
+    rates = [learning_rate for learning_rate, _ in steps]
     scheduled = [0.01 * learning_rate_factor(i, 18, 0.1, 0.1) for i in range(19)]
     assert rates[0] == pytest.approx(0.01 / 2.8)
     assert rates == scheduled[:18]
     assert [epoch.learning_rate for epoch in epochs] == scheduled[3::3]
 
 
-def test_each_step_receives_its_weight_of_the_kl(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    betas: list[float] = []
-    step = Step.__call__
-
-    def recorded(self: Step, batch: Tensor, learning_rate: float, beta: float, row: int) -> None:
-        betas.append(beta)
-        step(self, batch, learning_rate, beta, row)
-
-    monkeypatch.setattr(Step, "__call__", recorded)
+def test_each_step_receives_its_weight_of_the_kl(tiny: Dataset, steps: list[tuple[float, float]]) -> None:
     _, epochs = run(tiny, objective="beta", beta=3.0, beta_warmup=0.5)
+    betas = [beta for _, beta in steps]
     assert betas == [3.0 * beta_factor(i, 18, 0.5) for i in range(18)]
     assert betas[:3] == pytest.approx([0.0, 1 / 3, 2 / 3])
     assert betas[9:] == [3.0] * 9
