@@ -1,5 +1,8 @@
 """Devices, matrix multiplications, and the share of the machine that a process uses."""
 
+import platform
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -88,3 +91,20 @@ def test_the_environment_names_what_can_change_rounding(monkeypatch: pytest.Monk
     assert environment(CPU)[-1].startswith(f"torch {torch.__version__.partition('+')[0]}")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "2 processes" in environment(CPU)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
+@pytest.mark.parametrize("call", ["", "keep_freed_memory()"])
+def test_freed_memory_is_used_again(call: str) -> None:
+    code = (
+        "import torch\n"
+        "from resource import RUSAGE_SELF, getrusage\n"
+        "from pipeline.process.device import keep_freed_memory\n"
+        f"{call}\n"
+        "for repeat in range(20):\n"
+        "    if repeat == 10:\n        before = getrusage(RUSAGE_SELF).ru_minflt\n"
+        "    torch.ones(12 * 2**20)\n"  # 48 MB
+        "print(getrusage(RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    faults = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert (faults < 100) == bool(call)  # new memory has a fault for each page, or for each huge page of 2 MB
