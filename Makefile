@@ -41,7 +41,7 @@ run: $(READY) ## Run an experiment with the settings of a file in presets/: make
 published: $(READY) ## Run the published setting, record it in the study models, and copy its metrics to reports/published.
 	python -m studies models --only published
 	@mkdir -p reports/published
-	@for stage in train evaluate verify compare; do \
+	@for stage in train evaluate verify compare judge sample; do \
 		dvc get -q --force . reports/metrics/$$stage.json --rev published -o reports/published/; done
 	@echo "The metrics: $$PWD/reports/published/"
 

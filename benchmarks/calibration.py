@@ -89,7 +89,7 @@ def curved(images: int, generator: torch.Generator) -> Iterator[Case]:
 
 def measure(case: Case, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
     """Errors of the trusted estimates in nats, and in standard errors; and which of them are rescued."""
-    found = estimate_whole(prepare(case.model, case.x, settings))
+    found = estimate_whole(prepare(case.model, case.x, None, settings))
     error = (found.log_px - case.exact)[found.trusted]
     rounding = torch.finfo(torch.float32).eps * case.exact.abs()[found.trusted]
     in_errors = error / (found.standard_error[found.trusted].square() + rounding.square()).sqrt()

@@ -141,7 +141,7 @@ def measuring_contenders(
     list(fit(vae, dataset.train_images[:4000].flatten(1).to(device), params.train.model_copy(update={"epochs": 2})))
     x = seen.read_fixed(dataset.test_images[:images], 1).to(device)
     settings = estimator(params.evaluate.model_copy(update={"budget": params.evaluate.samples}), vae)
-    spent = float(estimate_whole(prepare(vae, x, settings)).evaluations.sum())
+    spent = float(estimate_whole(prepare(vae, x, None, settings)).evaluations.sum())
     z = torch.randn(settings.chunk, vae.latent, device=device)
     some = x[:1].expand(len(z), -1)
     layers = convolutions(vae.decoder.network, z, torch.float32, False)
@@ -156,7 +156,7 @@ def measuring_contenders(
             convolution.forward()
 
     return {
-        "estimator": rate(spent, lambda: estimate_whole(prepare(vae, x, settings))),
+        "estimator": rate(spent, lambda: estimate_whole(prepare(vae, x, None, settings))),
         "plain calls": rate(len(z), calls),
         "convolutions": rate(len(z), forward),
     }

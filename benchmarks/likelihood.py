@@ -131,11 +131,17 @@ def main() -> None:
     options = parser.parse_args()
     device = set_up(options.device, 0)
     dataset, model = load_dataset(options.data), load_model(options.model, device)
-    if (model.description.model.network, model.description.model.observation) != ("mlp", "gaussian"):
-        parser.error("a model with model.network = mlp and model.observation = gaussian is needed")
+    of_model = model.description.model
+    if (of_model.network, of_model.observation, of_model.prior, of_model.condition) != (
+        "mlp", "gaussian", "normal", "none",
+    ):  # fmt: skip
+        parser.error(
+            "a model with model.network = mlp, model.observation = gaussian, model.prior = normal and "
+            "model.condition = none is needed"
+        )
     settings = estimator(load_params(ROOT / "params.yaml").evaluate, model.vae)
     x = model.vae.images.read_fixed(dataset.test_images, settings.seed)[: options.images].to(device)
-    whole = prepare(model.vae, x, settings)
+    whole = prepare(model.vae, x, None, settings)
 
     rates = speed(model.vae, whole, options.samples, options.rounds)
     for name, value in rates.items():

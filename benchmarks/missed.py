@@ -26,20 +26,21 @@ from pipeline.config import load_params
 from pipeline.data.dataset import load_dataset
 from pipeline.errors import UserError
 from pipeline.evaluation.second_opinions import SIGNIFICANT, missed, on_simulated_images
-from pipeline.evaluation.settings import estimator, joint
+from pipeline.evaluation.settings import data, estimator, joint
 from pipeline.evaluation.summary import mean_and_error, plus_minus, rounded
 from pipeline.model.checkpoint import load_model
+from pipeline.model.labels import Labels
 from pipeline.model.vae import VAE
 from pipeline.process.device import environment, set_up
 from pipeline.process.exit import run_cli
 from pipeline.storage.tables import numbers
 
 
-def by_start(vae: VAE, x: torch.Tensor, settings: Settings) -> dict[str, dict[str, float]]:
+def by_start(vae: VAE, x: torch.Tensor, y: Labels, settings: Settings) -> dict[str, dict[str, float]]:
     """Trusted estimates with and without a start that have missed a mode: their number, and nats of the worst."""
-    starts = {"encoder": vae.encode(x), "none": None}
+    starts = {"encoder": vae.encode(x, y), "none": None}
     found = {
-        name: logpx.estimate(joint(vae), x, latent=vae.latent, start=start, **asdict(settings))
+        name: logpx.estimate(joint(vae), data(vae, x, y), latent=vae.latent, start=start, **asdict(settings))
         for name, start in starts.items()
     }
     results: dict[str, dict[str, float]] = {}
@@ -83,7 +84,7 @@ def main() -> None:
         share, low, high = (100 * found[name] for name in ("missed", "missed_low", "missed_high"))
         print(f"too low: {share:.2f} % of the trusted ones; 95 % interval {low:.2f} to {high:.2f} %")
     print(f"upper bound − lower bound: {plus_minus(found, 'bdmc_gap')} nats, at most {gap.max():.1f}")
-    starts = by_start(vae, x, settings)
+    starts = by_start(vae, x, dataset.test_labels[: len(x)].long().to(device), settings)
     for name, of_start in starts.items():
         print(
             f"{len(x)} test images, start = {name}:", *(f"{key} {value}" for key, value in of_start.items()), sep="  "

@@ -72,7 +72,7 @@ def costs(params: Params, rounds: int) -> dict[str, Any]:
         model = params.model.model_copy(update={"encoder": hidden, "decoder": hidden})
         vae = VAE(model, IMAGES).eval()
         settings = replace(estimator(params.evaluate, vae), proposal="encoder")
-        block = prepare(vae, torch.rand(settings.chunk // 64, IMAGES.pixels), settings)
+        block = prepare(vae, torch.rand(settings.chunk // 64, IMAGES.pixels), None, settings)
         proposal = importance.fit_proposal(block).proposal
         draw = rate(
             len(block) * 512,

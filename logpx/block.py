@@ -103,13 +103,26 @@ class Block:
 Start = Float[Tensor, "images latent"] | tuple[Tensor, Tensor] | None
 
 
-def prepare(model: Model, x: Data, settings: Settings, *, latent: int, start: Start = None, first: int = 0) -> Block:
-    """All images as one block; the arguments are those of `logpx.estimate`."""
+def prepare(
+    model: Model,
+    x: Data,
+    settings: Settings,
+    *,
+    latent: int,
+    start: Start = None,
+    first: int = 0,
+    prior: Moments | None = None,
+) -> Block:
+    """All images as one block; the arguments are those of `logpx.estimate`.
+
+    Args:
+        prior: the prior's mean and standard deviation, if they are known: for each image, or one row for all.
+    """
     check(model, x, latent)
     if not settings.chunk:
         settings = replace(settings, chunk=chunk_size(model, x, latent))
     images = first + torch.arange(count(x), device=device_of(x))
-    prior = prior_moments(model, x, latent, settings.seed)
+    prior = prior or prior_moments(model, x, latent, settings.seed)
     parts = () if start is None else (start,) if isinstance(start, Tensor) else start
     for part in parts:
         if part.shape != (count(x), latent):

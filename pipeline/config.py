@@ -31,6 +31,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 LARGEST_FILE = 1 << 20  # bytes; larger than any hand-written params.yaml
+MOST_WITH_EVERY_LABEL, MOST_OF_EACH_KIND = 1000, 100  # images that a conditional model may measure
 LARGEST_BUDGET = 4**7  # times `samples`: the estimator has eight levels, each with four times the samples of the last
 
 
@@ -59,6 +60,9 @@ class Data(Section):
 
 class Model(Section):
     latent: Layer
+    prior: Literal["normal", "flow"]
+    couplings: Annotated[int, Field(ge=1, le=64)]
+    condition: Literal["none", "label"]
     network: Literal["mlp", "conv"]
     encoder: tuple[Layer, ...]
     decoder: tuple[Layer, ...]
@@ -134,6 +138,18 @@ class Compare(Section):
     seed: Seed
 
 
+class Judge(Section):
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    seed: Seed
+
+
+class Sample(Section):
+    images: Annotated[int, Field(ge=2, le=10**6)]
+    seed: Seed
+
+
 class Render(Section):
     columns: Annotated[int, Field(ge=2, le=30)]
     steps: Annotated[int, Field(ge=3, le=30)]
@@ -162,10 +178,18 @@ class Params(Section):
     evaluate: Evaluate
     verify: Verify
     compare: Compare
+    judge: Judge
+    sample: Sample
     render: Render
     runtime: Runtime
     recovery: Recovery
     tracking: Tracking
+
+    @model_validator(mode="after")
+    def _coordinates_to_couple(self) -> "Params":
+        if self.model.prior == "flow" and self.model.latent < 2:
+            raise ValueError("model.prior = flow couples coordinates of z: set model.latent to 2 or more")
+        return self
 
     @model_validator(mode="after")
     def _one_kind_of_pixels(self) -> "Params":
@@ -178,6 +202,20 @@ class Params(Section):
             raise ValueError(
                 f"data.binarise = {self.data.binarise} makes pixels 0 or 1: set model.observation to bernoulli"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _few_images_with_every_label(self) -> "Params":
+        if self.model.condition == "label":
+            for name, images, most in (
+                ("evaluate", self.evaluate.images, MOST_WITH_EVERY_LABEL),
+                ("compare", self.compare.images, MOST_OF_EACH_KIND),
+            ):
+                if images > most:
+                    raise ValueError(
+                        f"{name}.images = {images}: model.condition = label measures every image with every label; "
+                        f"set it to {most} or less"
+                    )
         return self
 
 

@@ -38,10 +38,13 @@ def main() -> None:
     vae = model.vae.to(device)
     settings = estimator(evaluate, vae)
     x = vae.images.read_fixed(dataset.test_images, evaluate.seed)[: evaluate.images].to(device)
-    parts = zip(("train", "validation"), training_split(dataset, model.description), strict=True)
+    y = dataset.test_labels[: evaluate.images].long().to(device)
     training = {
-        name: vae.images.read_fixed(images[: evaluate.training_images], evaluate.seed).to(device)
-        for name, images in parts
+        name: (
+            vae.images.read_fixed(dataset.train_images[some], evaluate.seed).to(device),
+            dataset.train_labels[some].long().to(device),
+        )
+        for name, some in training_split(dataset, model.description, evaluate.training_images).items()
     }
 
     where = environment(device)
@@ -51,11 +54,11 @@ def main() -> None:
         open_work("evaluate", params.recovery, *determines, group) as work,
         Run("evaluate", params, arguments, active=group.rank == 0),
     ):
-        columns = measure(vae, x, evaluate, settings, work, group)
+        columns = measure(vae, x, y, evaluate, settings, work, group)
         of_training = measure_training(vae, training, settings, work, group)
         if group.rank == 0:
             table = pd.DataFrame({"label": dataset.test_labels[: evaluate.images], **columns})
-            metrics = summarise(table, vae.images) | {"active_units": active_units(vae, x)}
+            metrics = summarise(table, vae.images) | {"active_units": active_units(vae, x, y)}
             others = {name: summarise_training(found, vae.images) for name, found in of_training.items()}
             write_parquet(arguments.table, table)
             write_json(arguments.metrics, {"test": metrics, **others, "environment": where})
@@ -63,10 +66,10 @@ def main() -> None:
         group.gather({})  # a barrier: no process discards its saved work before the outputs are written
 
 
-def training_split(dataset: Dataset, model: Description) -> tuple[Tensor, Tensor]:
-    """The images that the model was trained on, and those held out for validation."""
+def training_split(dataset: Dataset, model: Description, count: int) -> dict[str, Tensor]:
+    """Indices of the first images that the model was trained on, and of the first held out for validation."""
     trained, held_out = split(len(dataset.train_images), model.validation, model.seed)
-    return dataset.train_images[trained], dataset.train_images[held_out]
+    return {"train": trained[:count], "validation": held_out[:count]}
 
 
 def report(metrics: Metrics) -> None:

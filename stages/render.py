@@ -1,31 +1,38 @@
 """Render: every picture of the report, from the trained model and the measured test images."""
 
 import sys
+from pathlib import Path
 
 import pandas as pd
 import torch
 
 from pipeline.config import load_params
 from pipeline.data import probes
-from pipeline.data.dataset import load_dataset
+from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.evaluation.samples import grey_mean
+from pipeline.judge.checkpoint import load_judge
+from pipeline.judge.classifier import judge_images
 from pipeline.model.checkpoint import load_model
 from pipeline.process.cli import parse_paths
 from pipeline.process.device import set_up
 from pipeline.process.lifecycle import run_stage
 from pipeline.report import plotting
 from pipeline.report.pictures import PICTURES, drawn, overview
-from pipeline.report.scene import Scene, as_seen
+from pipeline.report.scene import Neighbours, Scene, as_seen
+from pipeline.storage.files import unusable
 from pipeline.storage.tables import read_csv, read_parquet, write_parquet
+from pipeline.storage.tensors import load_tensors
 
 
 @torch.inference_mode()
 def main() -> None:
-    inputs = ("data", "model", "history", "table", "verified", "curves", "probes")
+    inputs = ("data", "model", "judge", "history", "table", "verified", "curves", "probes", "samples")
     arguments = parse_paths(__doc__, *inputs, "figures", "pictures", "overview", "convergence")
     params = load_params()
     device = set_up(params.runtime.device, params.render.seed)
     dataset = load_dataset(arguments.data)
-    vae, _, _ = load_model(arguments.model, device)
+    vae = load_model(arguments.model, device).vae
+    judge = load_judge(arguments.judge, dataset, device)
     history = read_csv(arguments.history, "epoch", "train_elbo", "validation_elbo", "best")
     table = read_parquet(arguments.table, "label", "log_px", "khat", "ess", "samples", "trusted")
     verified = read_parquet(arguments.verified, "kind", "label", "log_px", "best_elbo", "elbo")
@@ -37,6 +44,7 @@ def main() -> None:
     scene = Scene(
         vae, x.to(device), dataset.test_labels.numpy(), dataset.shape,
         history, table, verified, curves, measured, as_seen(examples, vae.images), params.render,
+        lambda p: judge_images(judge, grey_mean(p, vae.images)).classes, read_neighbours(arguments.samples, dataset),
     )  # fmt: skip
 
     pictures = {name: drawn(picture.draw, scene) for name, picture in PICTURES.items()}
@@ -52,6 +60,20 @@ def main() -> None:
         (arguments.convergence, pictures["convergence"]),
     ):
         plotting.save(png or plotting.message(reason), path)
+
+
+def read_neighbours(path: Path, dataset: Dataset) -> Neighbours:
+    """The drawn images that stage sample has kept, and their nearest training images.
+
+    Raises:
+        UserError: if the file is missing, damaged, or of another data set.
+    """
+    tensors, description = load_tensors(path)
+    if not {"images", "nearest", "distance"} <= set(tensors) or description.get("dataset") != dataset.name:
+        raise unusable(path, f"has no samples of a model of {dataset.name}")
+    drawn = tensors["images"].view(-1, *dataset.shape).numpy() / 255
+    nearest = dataset.train_images[tensors["nearest"]].numpy() / (dataset.levels - 1)
+    return Neighbours(drawn, nearest, tensors["distance"].numpy())
 
 
 if __name__ == "__main__":

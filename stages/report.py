@@ -14,15 +14,17 @@ from logpx.weights import MINIMUM_ESS
 from pipeline.code import code_digest
 from pipeline.config import load_params
 from pipeline.evaluation.auroc import summarise_probes
+from pipeline.evaluation.every_label import given_label
 from pipeline.evaluation.ladder import rungs
 from pipeline.model.checkpoint import load_model
 from pipeline.process.cli import parse_paths
 from pipeline.process.lifecycle import run_stage
 from pipeline.report.estimate_plots import ladder
 from pipeline.report.html import data_uri, load_pictures, render, untrusted
-from pipeline.report.model_text import OBJECTIVE_TEXTS, OBSERVATION_TEXTS
+from pipeline.report.model_text import OBJECTIVE_TEXTS, OBSERVATION_TEXTS, PRIOR_TEXTS
 from pipeline.report.parameters import read_parameters
 from pipeline.report.plotting import to_png
+from pipeline.report.sample_text import SAMPLE_ROWS
 from pipeline.report.standing import above_histogram, mean_difference, overfitting
 from pipeline.storage.files import read_metrics, write_text
 from pipeline.storage.tables import finite, read_parquet
@@ -30,7 +32,7 @@ from pipeline.tracking.run import Run
 
 
 def main() -> None:
-    metrics = [f"{name}_metrics" for name in ("train", "test", "verify", "compare")]
+    metrics = [f"{name}_metrics" for name in ("train", "test", "verify", "compare", "sample", "judge")]
     arguments = parse_paths(
         __doc__, "model", "table", "probes", *metrics, "figures", "pictures", "overview", "html", "markdown"
     )
@@ -40,7 +42,8 @@ def main() -> None:
     table = read_parquet(arguments.table, "label", "trusted", "log_px", "prior_log_px")
     measured = read_parquet(arguments.probes, "kind", "log_px", "trusted")
     log_px = finite(table, "log_px")
-    drawn, left_out = load_pictures(arguments.figures, read_parquet(arguments.pictures, "picture", "left_out"))
+    listed = read_parquet(arguments.pictures, "picture", "left_out")
+    drawn, left_out = load_pictures(arguments.figures, listed, description.model)
     train, evaluated = read_metrics(arguments.train_metrics), read_metrics(arguments.test_metrics)
     test, compare = evaluated["test"], read_metrics(arguments.compare_metrics)["compare"]
     sections = params.model_dump(exclude={"recovery", "tracking"})
@@ -51,6 +54,7 @@ def main() -> None:
         "params": sections,
         "parameters": read_parameters(sections),
         "texts": {
+            "prior": PRIOR_TEXTS[params.model.prior],
             "observation": OBSERVATION_TEXTS[params.model.observation],
             "objective": OBJECTIVE_TEXTS[params.train.objective],
         },
@@ -68,12 +72,15 @@ def main() -> None:
         "overfit": overfitting({name: evaluated[name] for name in ("train", "validation", "test")}),
         "verify": read_metrics(arguments.verify_metrics)["verify"],
         "compare": compare,
+        "sample": read_metrics(arguments.sample_metrics)["sample"],
+        "sample_rows": SAMPLE_ROWS,
+        "judge": read_metrics(arguments.judge_metrics)["judge"],
         "rungs": stands,
         "ladder": data_uri(to_png(ladder(stands))),
         "above": above_histogram(test, compare),
         "per_pixel": {"certain": math.log(images.levels), "ceiling": ceiling / images.pixels},
         "bits_per_dim": images.bits_per_dim,
-        "prior_short": mean_difference(table, "log_px", "prior_log_px"),
+        "prior_short": mean_difference(given_label(table), "log_px", "prior_log_px"),
         "untrusted": untrusted(table),
         "median": float(np.median(log_px)),
         "probes": summarise_probes(measured, log_px),

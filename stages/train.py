@@ -37,18 +37,19 @@ def main() -> None:
     data_sha256 = sha256(arguments.data)
 
     seen = dataset.format(params.data.binarise)
-    needed = memory(params.model, seen, params.train.rollbacks)
+    shares = dataset.class_shares() if params.model.condition == "label" else ()
+    needed = memory(params.model, seen, shares, params.train.rollbacks)
     fewer_copies = ", or train.rollbacks = 0" if params.train.rollbacks else ""
     require_memory(needed, device, f"a smaller network{fewer_copies}")
-    vae = VAE(params.model, seen).to(device)
-    images = dataset.train_images.flatten(1).to(device)
+    vae = VAE(params.model, seen, shares).to(device)
+    images, labels = dataset.train_images.flatten(1).to(device), dataset.train_labels.long().to(device)
     machine = environment(device)
     sections = params.model_dump(mode="json", include={"data", "model", "train"})
     with (
         join(device) as group,
         nullcontext() if group.rank else open_work("train", params.recovery, sections, data_sha256, machine) as work,
         Run("train", params, arguments, active=group.rank == 0) as run,
-        closing(fit(vae, images, params.train, work, group)) as epochs,
+        closing(fit(vae, images, params.train, work, group, labels)) as epochs,
     ):
         history: list[Epoch] = []
         start = time.monotonic()
@@ -62,8 +63,8 @@ def main() -> None:
         print(f"training took {time.monotonic() - start:.0f} s")
         best = max(history, key=lambda epoch: epoch.validation_objective)
         description = checkpoint.Description(
-            model=params.model, **asdict(seen), dataset=dataset.name, data_sha256=data_sha256, epoch=best.epoch,
-            validation=params.train.validation, seed=params.train.seed,
+            model=params.model, **asdict(seen), shares=vae.shares, dataset=dataset.name, data_sha256=data_sha256,
+            epoch=best.epoch, validation=params.train.validation, seed=params.train.seed,
         )  # fmt: skip
         save_checkpoint(arguments.model, vae.state_dict(), description)
         write_csv(arguments.history, pd.DataFrame(history))

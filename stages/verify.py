@@ -5,6 +5,7 @@ import sys
 from pipeline.config import load_params
 from pipeline.data.dataset import load_dataset
 from pipeline.evaluation import second_opinions
+from pipeline.evaluation.every_label import given_label
 from pipeline.evaluation.settings import estimator
 from pipeline.evaluation.summary import plus_minus
 from pipeline.model.checkpoint import load_model
@@ -24,13 +25,15 @@ def main() -> None:
     dataset = load_dataset(arguments.data)
     model = load_model(arguments.model, device)
     settings = estimator(params.evaluate, model.vae)
-    measured = read_parquet(arguments.images, "log_px", "log_px_se", "trusted", "elbo").head(verify.images)
+    table = given_label(read_parquet(arguments.images, "log_px", "log_px_se", "trusted", "elbo"))
+    measured = table.head(verify.images)
     # The same dequantised images that the evaluation measured.
     x = model.vae.images.read_fixed(dataset.test_images, params.evaluate.seed)[: len(measured)].to(device)
+    y = dataset.test_labels[: len(measured)].long().to(device)
 
     with Run("verify", params, arguments):
-        table = second_opinions.measure(model.vae, x, measured, verify, settings)
-        curves = second_opinions.curves(model.vae, x, measured, verify, settings)
+        table = second_opinions.measure(model.vae, x, y, measured, verify, settings)
+        curves = second_opinions.curves(model.vae, x, y, measured, verify, settings)
         metrics = second_opinions.summarise(table)
         write_parquet(arguments.table, table)
         write_csv(arguments.curves, curves)

@@ -1,9 +1,9 @@
 """`python -m studies models`: measure the models of `studies/rungs.py`, then write the page that compares them.
 
 Each model but `default` is the DVC experiment of a preset, run in a temporary workspace. `default` is what `dvc repro`
-made in this one. Every model has a record, written when it is measured: reports/studies/models/NAME.json and NAME.png.
-So models may be measured on different days and machines. The page, reports/studies/models.{html,md,json}, is made from
-all records that exist.
+made in this one. Every model has a record, written when it is measured: reports/studies/models/NAME.json, with
+its pictures. So models may be measured on different days and machines. The page, reports/studies/models.{html,md,json},
+is made from all records that exist.
 
     python -m studies models --only good,best       measure these models again
     python -m studies models --record good FOLDER   record a run of the stages in FOLDER, for example on another machine
@@ -99,8 +99,8 @@ def measure(name: str) -> None:
 def record(name: str, folder: Path, train_seconds: float | None, revision: str | None) -> Record:
     """Write the record of a model, and return it."""
     earlier = records.read_one(RECORDS / f"{name}.json")
-    made, figure = records.make(name, folder, earlier, train_seconds, revision)
-    records.write(made, figure, RECORDS)
+    made, pictures = records.make(name, folder, earlier, train_seconds, revision)
+    records.write(made, pictures, RECORDS)
     print(
         f"{name}: log p(x) {made.log_px:.1f}, {made.bits_per_dim:.3f} bits/dim, {made.trusted:.1%} trusted", flush=True
     )

@@ -2,17 +2,20 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from pipeline.config import read_yaml
 from pipeline.data.image_format import ImageFormat
 from pipeline.evaluation import ladder
 from pipeline.report import html, plotting
+from pipeline.report.plotting import Figure
 from pipeline.storage.files import write_json, write_text
 from studies import models_figure
-from studies.records import PARAMS, ROOT, Record, changed_settings
+from studies.records import PARAMS, ROOT, SAMPLES, Record, changed_settings
 from studies.rungs import DEFAULT, RUNGS, Text
 from tools import presets
 
@@ -52,7 +55,11 @@ def write(records: Mapping[str, Record], folder: Path) -> None:
     plotting.save(
         models_figure.draw_binarised(models_figure.binarised_rows(binarised)), folder / "models_binarised.png"
     )
+    drawn = [record for record in mnist if samples_path(record, folder).is_file()]
+    if drawn:
+        plotting.save(draw_samples(drawn, folder), folder / "models_samples.png")
     published = ladder.published("mnist", "none") + ladder.published("mnist", "dynamic")
+    pictures = ["models", "models_binarised", *(["models_samples"] if drawn else [])]
     values = {
         "records": ordered,
         "missing": [name for name in RUNGS if name not in records],
@@ -60,13 +67,26 @@ def write(records: Mapping[str, Record], folder: Path) -> None:
         "default": DEFAULT,
         "sections": [_section(record, published, folder) for record in ordered],
         "published": published,
-        "uris": {name: html.data_uri((folder / f"{name}.png").read_bytes()) for name in ("models", "models_binarised")},
+        "uris": {name: html.data_uri((folder / f"{name}.png").read_bytes()) for name in pictures},
+        "drawn": bool(drawn),
         "overfitting": {record.name: overfitting(record) for record in ordered},
         "time": time,
     }
     for kind in ("html", "md"):
         write_text(folder / f"models.{kind}", html.render(f"models.{kind}.jinja", values, Path(__file__).parent))
     print(f"{folder / 'models.html'}")
+
+
+def samples_path(record: Record, folder: Path) -> Path:
+    """The samples of a model. Records of older code have none."""
+    return folder / "models" / f"{record.name}_samples.png"
+
+
+def draw_samples(records: Sequence[Record], folder: Path) -> Figure:
+    """A row of samples of each model."""
+    rows = [plotting.read_strip(samples_path(record, folder), SAMPLES) for record in records]
+    labels = [f"{record.name}\n{RUNGS[record.name].label}" for record in records]
+    return plotting.grid(np.stack(rows), row_labels=labels)
 
 
 def sort(records: Iterable[Record]) -> list[Record]:

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from logpx.observations.gaussian import Gaussian
 from pipeline.data.dataset import load_dataset
-from pipeline.model.checkpoint import Description, TrainedModel, load_model
+from pipeline.model.checkpoint import TrainedModel, load_model
 from pipeline.report import html, plotting
 from pipeline.report.plotting import Figure
 from pipeline.storage.files import write_json, write_text
@@ -32,7 +33,7 @@ def write(name: str, study: Study, outcomes: Mapping[float, Outcome], folder: Pa
     measured = {value: outcome for value, outcome in outcomes.items() if isinstance(outcome, dict)}
     failed = {value: reason for value, reason in outcomes.items() if isinstance(reason, str)}
     models = {value: load_experiment_model(outcome["rev"]) for value, outcome in measured.items()}
-    rows = [_row(value, outcome, models[value].description) for value, outcome in measured.items()]
+    rows = [_row(value, outcome, models[value]) for value, outcome in measured.items()]
     plotting.save(plot(study, pd.DataFrame(rows).astype(float)), folder / f"{name}.png")
     plotting.save(draw_images(study, models), folder / f"{name}_images.png")
     write_json(folder / f"{name}.json", {
@@ -46,14 +47,19 @@ def write(name: str, study: Study, outcomes: Mapping[float, Outcome], folder: Pa
     print(f"{folder / name}.html")
 
 
-def _row(value: float, outcome: dict[str, Any], model: Description) -> dict[str, float | None]:
-    """An experiment's row of the table; nats per image. One image has no standard error: None."""
+def _row(value: float, outcome: dict[str, Any], model: TrainedModel) -> dict[str, float | None]:
+    """An experiment's row of the table; nats per image. One image has no standard error: None.
+
+    `sigma` is that of Gaussian pixels, a setting or learned; None for any other observation model.
+    """
     test = outcome["metrics"]["reports/metrics/evaluate.json"]["data"]["test"]
+    observation, description = model.vae.decoder.observation, model.description
+    sigma = float(observation.sigma) if isinstance(observation, Gaussian) else None
     names = (
         "images", "log_px", "log_px_se", "elbo", "elbo_se", "reconstruction", "kl", "trusted", "ess_median",
         "image_se_median", "evaluations_mean",
     )  # fmt: skip
-    about = {"value": value, "sigma": model.model.sigma, "pixels": model.height * model.width}
+    about = {"value": value, "sigma": sigma, "pixels": description.height * description.width}
     return about | {name: test.get(name) if "_se" in name else test[name] for name in names}
 
 
@@ -71,16 +77,22 @@ def load_experiment_model(rev: str) -> TrainedModel:
 
 @torch.inference_mode()
 def draw_images(study: Study, models: Mapping[float, TrainedModel]) -> Figure:
-    """A row per experiment: reconstructions of the same test digits, and samples of the prior from the same noise."""
+    """A row per experiment: reconstructions of the same test digits, and samples of the prior from the same noise.
+
+    A conditional model is asked for one class after another.
+    """
     dataset = load_dataset(Path("data/images.safetensors"))
     x = next(iter(models.values())).vae.images.read_clean(dataset.test_images[:DIGITS])
+    y = dataset.test_labels[:DIGITS].long()
     white = np.zeros((1, *dataset.shape))
     rows = [np.concatenate([as_images(x, dataset.shape), white.repeat(SAMPLES, 0)])]
     for model in models.values():
-        noise = torch.randn(SAMPLES, 256, generator=torch.Generator().manual_seed(0))[:, : model.vae.latent]
-        decoded = model.vae.decoder(torch.cat([model.vae.encoder(x).mean, noise])).mean
-        rows.append(as_images(decoded, dataset.shape))
+        vae = model.vae
+        noise = torch.randn(SAMPLES, 256, generator=torch.Generator().manual_seed(0))[:, : vae.latent]
+        reconstructions = vae.decoder(vae.encoder(x, y).mean, y).mean
+        samples = vae.generate(noise, vae.labels_in_turn(SAMPLES)).mean
+        rows.append(as_images(torch.cat([reconstructions, samples]), dataset.shape))
     with_gap = [np.concatenate([row[:DIGITS], white, row[DIGITS:]]) for row in rows]
     figure = plotting.grid(np.stack(with_gap), row_labels=["test digits", *(short(value) for value in models)])
-    figure.axes[0].set(ylabel=study.axis, xlabel="left: reconstructions f(μ(x)); right: samples f(z), z ~ N(0, I)")
+    figure.axes[0].set(ylabel=study.axis, xlabel="left: reconstructions f(μ(x)); right: samples f(z), z ~ p(z)")
     return figure

@@ -17,7 +17,8 @@ def plot(study: Study, table: pd.DataFrame) -> Figure:
     """The study's four panels.
 
     Args:
-        table: a row per experiment: value, sigma, pixels, and its metrics on the test images.
+        table: a row per experiment: value, sigma, pixels, and its metrics on the test images. sigma is NaN if the
+            pixels are not Gaussian.
     """
     figure, axes = plotting.new(9.0, 6.8, rows=2, columns=2)
     if engine := figure.get_layout_engine():
@@ -41,7 +42,7 @@ def log_px(panel: Axes, table: pd.DataFrame) -> None:
     panel.errorbar(table["value"], table["log_px"], 1.96 * table["log_px_se"], color=BLUE, marker="o", label="log p(x)")
     panel.errorbar(table["value"], table["elbo"], 1.96 * table["elbo_se"], color=ORANGE, marker="s", label="ELBO")
     ceilings = [gaussian_ceiling(int(row["pixels"]), row["sigma"]) for row in table.to_dict("records")]
-    if len(set(ceilings)) > 1:
+    if _gaussian(table) and len(set(ceilings)) > 1:
         panel.plot(table["value"], ceilings, color=GREY, ls=":", label="ceiling of σ")
         # The lowest values would press all others together: below the axis they are written as numbers.
         bottom = max(table[["log_px", "elbo"]].to_numpy().min() - 200, -1500)
@@ -55,6 +56,11 @@ def log_px(panel: Axes, table: pd.DataFrame) -> None:
     panel.legend(fontsize=8)
 
 
+def _gaussian(table: pd.DataFrame) -> bool:
+    """Whether every experiment has Gaussian pixels, and so a σ."""
+    return bool(np.isfinite(table["sigma"].to_numpy(dtype=np.float64)).all())
+
+
 def log_px_difference(panel: Axes, table: pd.DataFrame) -> None:
     """Log p(x) compared with its value in the last experiment. Intervals are those of the sampling error."""
     best = table["log_px"].iloc[-1]
@@ -65,10 +71,15 @@ def log_px_difference(panel: Axes, table: pd.DataFrame) -> None:
 
 
 def residual(panel: Axes, table: pd.DataFrame) -> None:
+    panel.set(title="root mean square of x − f(z), z ~ q", ylabel="pixel units", yscale="log")
+    if not _gaussian(table):
+        panel.text(
+            0.5, 0.5, "only Gaussian pixels\nhave a residual", ha="center", transform=panel.transAxes, color=GREY
+        )
+        return
     values = [root_mean_square(row) for row in table.to_dict("records")]
     panel.plot(table["value"], values, color=BLUE, marker="o", label="residual")
     panel.plot(table["value"], table["sigma"], color=GREY, ls=":", label="σ")
-    panel.set(title="root mean square of x − f(z), z ~ q", ylabel="pixel units", yscale="log")
     _round_ticks(panel)
     panel.legend(fontsize=8)
 

@@ -1,11 +1,14 @@
-"""Records of measured models: reports/studies/models/NAME.json, and NAME.png with images of the model."""
+"""Records of measured models: reports/studies/models/NAME.json, and images of the model.
+
+NAME.png has images of all kinds, NAME_samples.png the samples for the picture of all models.
+"""
 
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,16 +31,30 @@ from pipeline.tracking.provenance import git
 
 # Files of a run that a record is made from, at the paths of dvc.yaml.
 PARAMS, MODEL, DATA = "params.yaml", "models/vae.safetensors", "data/images.safetensors"
-METRICS = {name: f"reports/metrics/{name}.json" for name in ("train", "evaluate", "verify", "compare")}
+METRICS = {name: f"reports/metrics/{name}.json" for name in ("train", "evaluate", "verify", "compare", "sample")}
 FILES = (PARAMS, MODEL, *METRICS.values())
 
 # Sections of params.yaml that determine a model and its measurement.
-SETTINGS = ("data", "model", "train", "evaluate", "verify", "compare")
+SETTINGS = ("data", "model", "train", "evaluate", "verify", "compare", "sample")
 # Baselines that do not depend on the model.
 COMMON_BASELINES = ("uniform", "variances", "covariance", "histogram")
+# Metrics that not every model has.
+CONDITIONAL = ("log_px_given_label", "log_px_given_label_se", "accuracy", "accuracy_se")
+JUDGED = (
+    "recognised", "recognised_se", "recognised_real", "asked_for", "asked_for_se", "frechet", "frechet_se",
+    "frechet_real",
+)  # fmt: skip
 # What determines the results of a run. If it differs from the commit, the revision ends in "-dirty".
 CODE = (*CODE_ROOTS, "dvc.yaml", "params.yaml", "presets", "requirements.lock")
 IMAGES = 12  # images in a row of the picture
+SAMPLES = 10  # images in the model's row of the picture of all models
+
+
+class Pictures(NamedTuple):
+    """Images of a model: NAME.png, and the samples of NAME_samples.png, (images, height, width), in [0, 1]."""
+
+    figure: Figure
+    samples: NDArray[np.floating]
 
 
 class Record(Section):
@@ -66,6 +83,13 @@ class Record(Section):
         above_histogram: log_px − histogram.
         verified: images whose estimate was compared with annealing.
         difference: mean of the estimate minus the annealed one; `difference_se` is its error.
+        log_px_given_label: log p(x | y), which ELBO and gap of a conditional model are about; None for any other model.
+        accuracy: of a conditional model as a classifier, argmax p(y | x); None for any other model.
+        recognised: share of the samples that the judge recognises; None in records of older code, as the next ones.
+        recognised_real: the same of test images.
+        asked_for: share of the samples that are of the class asked for; None if the model is not conditional.
+        frechet: Fréchet distance of the samples in the judge's features.
+        frechet_real: the same of test images.
     """
 
     name: str
@@ -106,12 +130,24 @@ class Record(Section):
     histogram: float
     above_histogram: float
     model_sha256: str
+    log_px_given_label: float | None = None
+    log_px_given_label_se: float | None = None
+    accuracy: float | None = None
+    accuracy_se: float | None = None
+    recognised: float | None = None
+    recognised_se: float | None = None
+    recognised_real: float | None = None
+    asked_for: float | None = None
+    asked_for_se: float | None = None
+    frechet: float | None = None
+    frechet_se: float | None = None
+    frechet_real: float | None = None
 
 
 def make(
     name: str, folder: Path, earlier: Record | None, train_seconds: float | None = None, revision: str | None = None
-) -> tuple[Record, Figure]:
-    """The record and the picture of the run in a folder, which holds `FILES`.
+) -> tuple[Record, Pictures]:
+    """The record and the pictures of the run in a folder, which holds `FILES`.
 
     Args:
         earlier: the last record of this name. If it is of the same weights, the time of their training is taken over.
@@ -127,6 +163,7 @@ def make(
     if train_seconds is None and earlier and earlier.model_sha256 == model.sha256:
         train_seconds = earlier.train_seconds
     metrics = {key: read_metrics(folder / path) for key, path in METRICS.items()}
+    dataset = dataset_of(model.description, folder)
     try:
         found = _of_metrics(**metrics)
     except KeyError as error:
@@ -150,12 +187,13 @@ def make(
         model_sha256=model.sha256,
         **found,
     )
-    return record, picture(model, dataset_of(model.description, folder))
+    return record, Pictures(picture(model, dataset), draw_samples(model, dataset.shape))
 
 
 def _of_metrics(
-    train: dict[str, Any], evaluate: dict[str, Any], verify: dict[str, Any], compare: dict[str, Any]
-) -> dict[str, Any]:
+    train: dict[str, Any], evaluate: dict[str, Any], verify: dict[str, Any], compare: dict[str, Any],
+    sample: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     """The fields of a record that are in the metrics. One image has no standard error: None."""
     test, baselines, verified = evaluate["test"], compare["compare"], verify["verify"]
     required = (
@@ -166,7 +204,8 @@ def _of_metrics(
         "training_environment": train["environment"],
         "environment": evaluate["environment"],
         **{key: test[key] for key in required},
-        **{key: test.get(key) for key in ("log_px_se", "elbo_se", "active_units")},
+        **{key: test.get(key) for key in ("log_px_se", "elbo_se", "active_units", *CONDITIONAL)},
+        **{key: sample["sample"].get(key) for key in JUDGED},
         "training_images": trained["images"],
         "train_log_px": trained["log_px"],
         "train_log_px_se": trained.get("log_px_se"),
@@ -227,19 +266,30 @@ def dataset_of(description: Description, folder: Path) -> Dataset:
 @torch.inference_mode()
 def picture(model: TrainedModel, dataset: Dataset) -> Figure:
     """Rows of images: test images, their reconstructions, means of the decoder at samples of the prior, and draws of
-    all pixels there."""
+    all pixels there. A conditional model is asked for one class after another."""
     vae, images = model.vae, model.vae.images
-    clean = images.read_clean(dataset.test_images[:IMAGES])
-    noise = torch.Generator().manual_seed(0)
-    z = torch.randn(len(clean), vae.latent, generator=noise)
-    decoded = vae.decoder(z)
+    clean, labels = images.read_clean(dataset.test_images[:IMAGES]), dataset.test_labels[:IMAGES].long()
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(len(clean), vae.latent, generator=generator)
+    asked = vae.labels_in_turn(len(noise))
+    decoded = vae.generate(noise, asked)
+    title = (
+        "samples of the prior\nE[x | z], z ~ p(z)" if asked is None else "each digit in turn\nE[x | z], z ~ p(z | y)"
+    )
     rows = {
         "test images x": as_levels(clean, images.levels),
-        "reconstructions\nE[x | z = μ(x)]": vae.decoder(vae.encoder(clean).mean).mean,
-        "samples of the prior\nE[x | z], z ~ p(z)": decoded.mean,
-        "the same, pixels drawn\nx ~ p(x | z)": as_levels(decoded.sample(noise), images.levels),
+        "reconstructions\nE[x | z = μ(x)]": vae.decoder(vae.encoder(clean, labels).mean, labels).mean,
+        title: decoded.mean,
+        "the same, pixels drawn\nx ~ p(x | z)": as_levels(decoded.sample(generator), images.levels),
     }
     return plotting.grid(np.stack([as_images(x, dataset.shape) for x in rows.values()]), row_labels=list(rows))
+
+
+@torch.inference_mode()
+def draw_samples(model: TrainedModel, shape: tuple[int, int]) -> NDArray[np.floating]:
+    """Samples for the model's row in the picture of all models: means of the decoder, (images, height, width)."""
+    noise = torch.randn(SAMPLES, model.vae.latent, generator=torch.Generator().manual_seed(1))
+    return as_images(model.vae.generate(noise, model.vae.labels_in_turn(SAMPLES)).mean, shape)
 
 
 def as_levels(x: Float[Tensor, "n pixels"], levels: int) -> Float[Tensor, "n pixels"]:
@@ -266,9 +316,10 @@ def seconds_of_training(output: str) -> float | None:
     return float(times[-1]) if times else None
 
 
-def write(record: Record, figure: Figure, folder: Path) -> None:
-    """Write NAME.json and NAME.png."""
-    plotting.save(figure, folder / f"{record.name}.png")
+def write(record: Record, pictures: Pictures, folder: Path) -> None:
+    """Write NAME.json, NAME.png and NAME_samples.png."""
+    plotting.save(pictures.figure, folder / f"{record.name}.png")
+    plotting.save(plotting.strip(pictures.samples), folder / f"{record.name}_samples.png")
     write_text(folder / f"{record.name}.json", record.model_dump_json(indent=2) + "\n")
 
 

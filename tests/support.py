@@ -31,6 +31,7 @@ STAGES: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
 
 Run = Callable[[str], int]
 S = TypeVar("S", bound=Section)
+M = TypeVar("M", bound=nn.Module)
 
 
 @contextmanager
@@ -61,6 +62,15 @@ def model_settings(**changes: Any) -> Model:
 def training(**changes: Any) -> Train:
     """The section `train` of params.yaml with changes."""
     return _section("train", Train, changes)
+
+
+def moved(module: M, by: float = 0.5, seed: int = 0) -> M:
+    """The module with all weights moved at random: no coupling or block is the identity any longer."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += by * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return module
 
 
 def flat_format(pixels: int) -> ImageFormat:

@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"pipeline/config.py", "pipeline/storage"},
     {"pipeline/data", "pipeline/process"},
     {"pipeline/model"},
-    {"pipeline/training", "pipeline/tracking"},
+    {"pipeline/training", "pipeline/judge", "pipeline/tracking"},
     {"pipeline/evaluation"},
     {"pipeline/report"},
     {"stages", "studies"},
@@ -94,6 +94,7 @@ def test_every_layer_has_files() -> None:
         ("pipeline/storage/new.py", "from pipeline.config import Params"),
         ("pipeline/data/new.py", "from pipeline.process.cli import parse_paths"),
         ("pipeline/training/new.py", "from pipeline.tracking.run import Run"),
+        ("pipeline/judge/new.py", "from pipeline.training.fit import fit"),
         ("studies/new.py", "from stages.train import main"),
     ],
 )
@@ -226,16 +227,23 @@ def test_the_report_depends_on_all_code_in_its_digest() -> None:
     assert [path for path in code_files() if not covers(declared, path)] == []
 
 
+MEASURES = {"evaluate", "verify", "compare"}
+SHOWS = {"render", "report"}
+
+
 @pytest.mark.parametrize(
     ("edited", "stages"),
     [
         ("pipeline/tracking/run.py", set()),
-        ("pipeline/report/plotting.py", {"render", "report"}),
-        ("pipeline/report/templates/report.html.jinja", {"render", "report"}),
+        ("pipeline/report/plotting.py", {"sample", *SHOWS}),
+        ("pipeline/report/pictures.py", SHOWS),
+        ("pipeline/report/templates/report.html.jinja", SHOWS),
         ("pipeline/training/fit.py", {"train", "report"}),
-        ("logpx/importance.py", {"evaluate", "verify", "compare", "render", "report"}),
-        ("logpx/observations/gaussian.py", {"train", "evaluate", "verify", "compare", "render", "report"}),
-        ("pipeline/model/vae.py", {"train", "evaluate", "verify", "compare", "render", "report"}),
+        ("pipeline/judge/training.py", {"judge", "sample", *SHOWS}),
+        ("pipeline/evaluation/ladder.py", {*MEASURES, *SHOWS}),
+        ("logpx/importance.py", {*MEASURES, *SHOWS}),
+        ("logpx/observations/gaussian.py", {"train", "sample", *MEASURES, *SHOWS}),
+        ("pipeline/model/vae.py", {"train", "sample", *MEASURES, *SHOWS}),
         ("stages/train.py", {"train", "report"}),
     ],
 )
@@ -243,6 +251,14 @@ def test_an_edit_runs_only_the_stages_that_it_can_matter_to(edited: str, stages:
     """Stages whose inputs then change run too."""
     assert (ROOT / edited).is_file()
     assert {stage for stage in STAGES if covers(code_dependencies(stage), Path(edited))} == stages
+
+
+def test_the_judge_depends_on_neither_the_model_nor_its_settings() -> None:
+    """So DVC trains it once for all experiments with the same data."""
+    assert [dep for dep in STAGES["judge"]["deps"] if Path(dep).parts[0] == "models"] == []
+    assert STAGES["judge"]["params"] == ["judge"]
+    used = {path for path in closure(Path("stages/judge.py")) if path.name != "__init__.py"}
+    assert not [path for path in used if path.parts[0] == "logpx" or "model" in path.parts]
 
 
 def sections_used(stage: str) -> set[str]:

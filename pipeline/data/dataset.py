@@ -44,11 +44,26 @@ class Dataset:
         height, width = self.train_images.shape[1:]
         return height, width
 
+    def class_shares(self) -> tuple[float, ...]:
+        """Share of each class among the training images, from class 0 to the largest of all labels.
+
+        Raises:
+            UserError: if there are more than `MOST_CLASSES`.
+        """
+        classes = 1 + int(max(self.train_labels.max(), self.test_labels.max()))
+        if classes > MOST_CLASSES:
+            raise UserError(
+                f"data set {self.name}: labels up to {classes - 1}; at most {MOST_CLASSES} classes are possible"
+            )
+        counts = self.train_labels.long().bincount(minlength=classes)
+        return tuple((counts.double() / len(self.train_labels)).tolist())
+
     def format(self, binarise: Binarise = "none") -> ImageFormat:
         """How a model sees these images."""
         return ImageFormat(*self.shape, self.levels, binarise)
 
 
+MOST_CLASSES = 1000
 INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 

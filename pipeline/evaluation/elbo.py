@@ -7,23 +7,26 @@ from torch import Tensor
 from logpx import noise
 from logpx.batching import noise_blocks, ranges
 from logpx.noise import BLOCK, Stream
-from pipeline.model.objectives import Elbo, kl_to_prior, reparameterise
+from pipeline.model.labels import Labels
+from pipeline.model.objectives import Elbo, draw
 from pipeline.model.vae import VAE
 
 ACTIVE = 0.01  # least variance of a coordinate's posterior mean over the images
 
 
-def active_units(vae: VAE, x: Float[Tensor, "images pixels"]) -> int:
+def active_units(vae: VAE, x: Float[Tensor, "images pixels"], y: Labels) -> int:
     """Coordinates of z that the encoder uses: those whose posterior mean varies over the images.
 
     Burda et al. 2016, section 4.
     """
-    mean, _ = vae.encode(x)
+    mean, _ = vae.encode(x, y)
     return int((mean.var(0, correction=0) > ACTIVE).sum())
 
 
 @torch.inference_mode()
-def elbos(vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: int, chunk: int, first: int = 0) -> Elbo:
+def elbos(
+    vae: VAE, x: Float[Tensor, "images pixels"], y: Labels, *, samples: int, seed: int, chunk: int, first: int = 0
+) -> Elbo:
     """The ELBO's terms of each image, with the expectation by `samples` samples of q; float64 on the CPU.
 
     Args:
@@ -32,12 +35,13 @@ def elbos(vae: VAE, x: Float[Tensor, "images pixels"], *, samples: int, seed: in
     """
     parts = []
     for images in ranges(len(x), chunk // BLOCK):
-        part = x[images.start : images.stop]
+        part, label = x[images.start : images.stop], None if y is None else y[images.start : images.stop]
         indices = first + torch.tensor(images, device=x.device)
-        q = vae.encoder(part)
-        total = torch.zeros(len(part), dtype=torch.float64)
+        total = torch.zeros(2, len(part), dtype=torch.float64)
         for block, count in noise_blocks(samples):
             drawn = noise.draw(seed, indices, Stream.ELBO, block, count, vae.latent).normal
-            total += vae.decoder(reparameterise(q, drawn.to(x))).log_prob(part).cpu().double().sum(0)
-        parts.append(Elbo(total / samples, kl_to_prior(vae, q).cpu().double()))
+            posterior = draw(vae, part, drawn.to(x), label)
+            reconstruction = posterior.log_likelihood.cpu().double().sum(0)
+            total += torch.stack([reconstruction, count * posterior.kl.cpu().double()])
+        parts.append(Elbo(*(total / samples)))
     return Elbo(*(torch.cat(terms) for terms in zip(*parts, strict=True)))

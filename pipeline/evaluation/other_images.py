@@ -15,8 +15,10 @@ from pipeline.data.probes import PROBES, Digits
 from pipeline.data.sources import get_dataset, image_shape
 from pipeline.errors import UserError
 from pipeline.evaluation.baselines import baselines as fit_baselines
+from pipeline.evaluation.every_label import Columns, sum_over_labels
 from pipeline.evaluation.settings import prepare
 from pipeline.evaluation.summary import Metrics, mean_and_error, rounded
+from pipeline.model.labels import Labels
 from pipeline.model.vae import VAE
 
 
@@ -52,11 +54,18 @@ def rescaled(images: Tensor, levels: int, to: int) -> Tensor:
 
 
 def measure(vae: VAE, kind: str, images: Tensor, labels: Tensor, compare: Compare, settings: Settings) -> pd.DataFrame:
-    """Log p(x) of one kind of images, with the number of samples of `compare`."""
-    x = vae.images.read_fixed(images, compare.seed).to(vae.prior.mean.device)
+    """Log p(x) of one kind of images, with the number of samples of `compare`.
+
+    For a conditional model it is the sum over all labels: these images have none that it knows.
+    """
+    x = vae.images.read_fixed(images, compare.seed).to(vae.prior.zero.device)
     fewer = replace(settings, samples=compare.samples, budget=compare.samples, seed=compare.seed)
-    found = estimator.estimate_whole(prepare(vae, x, fewer))
-    return pd.DataFrame({"kind": kind, "label": labels.numpy(), "log_px": found.log_px, "trusted": found.trusted})
+
+    def estimate(_: str, x: Tensor, y: Labels, settings: Settings) -> Columns:
+        return estimator.estimate_whole(prepare(vae, x, y, settings))._asdict()
+
+    found = sum_over_labels(vae, estimate, x, fewer) if vae.classes else estimate(kind, x, None, fewer)
+    return pd.DataFrame({"kind": kind, "label": labels.numpy(), "log_px": found["log_px"], "trusted": found["trusted"]})
 
 
 def baselines(dataset: Dataset, model: Model, seen: ImageFormat, images: int, seed: int) -> Metrics:

@@ -15,35 +15,39 @@ from logpx.variational import best_gaussian
 from logpx.weights import Weights
 from pipeline.config import Verify
 from pipeline.evaluation.convergence import annealed_curve, importance_curve
-from pipeline.evaluation.settings import annealer, joint, prepare
+from pipeline.evaluation.settings import annealer, data, joint, prepare
 from pipeline.evaluation.summary import Metrics, mean_and_error, rounded
+from pipeline.model.labels import Labels
 from pipeline.model.vae import VAE
 from pipeline.storage.tables import numbers, select
 
 SIGNIFICANT = 3.0  # standard errors
 
 
-def measure(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify, settings: Settings) -> pd.DataFrame:
+def measure(vae: VAE, x: Tensor, y: Labels, measured: pd.DataFrame, verify: Verify, settings: Settings) -> pd.DataFrame:
     """A row for each test image and each simulated one.
 
     Args:
         x: the dequantised test images that `measured` has rows of.
+        y: their labels. Everything about a conditional model is about p(x | y).
         measured: the evaluation's label, log_px, log_px_se and elbo.
         settings: of the estimator.
     """
     settings = replace(settings, seed=verify.seed)
-    tables = [_on_test_images(vae, x, measured, verify, settings), on_simulated_images(vae, verify, settings)]
+    tables = [_on_test_images(vae, x, y, measured, verify, settings), on_simulated_images(vae, verify, settings)]
     return pd.concat(tables).reset_index(drop=True)
 
 
-def _on_test_images(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify, settings: Settings) -> pd.DataFrame:
+def _on_test_images(
+    vae: VAE, x: Tensor, y: Labels, measured: pd.DataFrame, verify: Verify, settings: Settings
+) -> pd.DataFrame:
     """The evaluation's estimates beside annealed ones, and the best ELBO that a diagonal Gaussian can reach."""
-    whole = prepare(vae, x, settings)
+    whole = prepare(vae, x, y, settings)
     log_w = torch.cat([annealing.forward(problem) for problem in annealing.problems(whole, annealer(verify))], 1)
     best = best_gaussian(
         joint(vae),
-        x,
-        start=vae.encode(x),
+        data(vae, x, y),
+        start=vae.encode(x, y),
         samples=verify.gap_samples,
         steps=verify.gap_steps,
         seed=verify.seed,
@@ -55,14 +59,19 @@ def _on_test_images(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify,
 
 
 def on_simulated_images(vae: VAE, verify: Verify, settings: Settings) -> pd.DataFrame:
-    """Bounds from both sides, and the default estimate, for x simulated from the model with a known z."""
+    """Bounds from both sides, and the default estimate, for x simulated from the model with a known z.
+
+    A conditional model simulates as many images of each class as it can.
+    """
     generator = torch.Generator().manual_seed(verify.seed)
-    z = torch.randn(verify.images, vae.latent, generator=generator).to(vae.prior.mean)
+    noise = torch.randn(verify.images, vae.latent, generator=generator).to(vae.prior.zero)
+    y = vae.labels_in_turn(verify.images)
     with torch.no_grad():
-        p = vae.decoder(z)
+        z = vae.prior.from_noise(noise, y)
+        p = vae.decoder(z, y)
         # On the CPU, so that every device simulates the same noise.
         x = replace(p, parameters=p.parameters.cpu()).sample(generator).to(z.device)
-    whole = prepare(vae, x, settings)
+    whole = prepare(vae, x, y, settings)
     default = estimator.estimate_whole(whole)
     problems = annealing.problems(whole, annealer(verify))
     both = [annealing.from_both_sides(problem, z[problem.block.images]) for problem in problems]
@@ -79,7 +88,7 @@ def _lower_bound(log_w: Tensor) -> dict[str, NDArray[np.float64]]:
     return {"annealed": weights.log_mean.numpy(), "annealed_se": weights.standard_error.numpy()}
 
 
-def curves(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify, settings: Settings) -> pd.DataFrame:
+def curves(vae: VAE, x: Tensor, y: Labels, measured: pd.DataFrame, verify: Verify, settings: Settings) -> pd.DataFrame:
     """The estimate against decoder evaluations, for every proposal and for annealing from the prior.
 
     The images are the first ones with a finite log p(x), since a mean with any other is not finite; if there are none,
@@ -87,8 +96,8 @@ def curves(vae: VAE, x: Tensor, measured: pd.DataFrame, verify: Verify, settings
     """
     settings = replace(settings, seed=verify.seed)
     finite = np.isfinite(numbers(measured, "log_px"))
-    x = x[torch.from_numpy(finite | ~finite.any())][: verify.curve_images]
-    whole = prepare(vae, x, settings)
+    rows = torch.from_numpy(finite | ~finite.any()).nonzero().squeeze(1)[: verify.curve_images].to(x.device)
+    whole = prepare(vae, x[rows], None if y is None else y[rows], settings)
     by_importance = [
         importance_curve(replace(whole, settings=replace(settings, proposal=name)), verify.curve_samples)
         for name in PROPOSALS

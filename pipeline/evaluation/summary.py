@@ -26,5 +26,5 @@ def plus_minus(metrics: Mapping[str, int | float], name: str, form: str = ".2f")
     """A metric with its standard error, as far as they exist, as text."""
     if name not in metrics:
         return "not finite"
-    error = f" ± {metrics[f'{name}_se']:.2f}" if f"{name}_se" in metrics else ""
+    error = f" ± {metrics[f'{name}_se']:{form.lstrip('+')}}" if f"{name}_se" in metrics else ""
     return f"{metrics[name]:{form}}{error}"

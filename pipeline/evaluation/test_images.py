@@ -21,52 +21,54 @@ from pipeline.config import Evaluate
 from pipeline.data.image_format import ImageFormat
 from pipeline.errors import UserError
 from pipeline.evaluation.elbo import elbos
-from pipeline.evaluation.settings import joint, prepare
+from pipeline.evaluation.every_label import GIVEN, Columns, sum_over_labels
+from pipeline.evaluation.settings import given_noise, prepare
 from pipeline.evaluation.summary import Metrics, mean_and_error, rounded
 from pipeline.model.vae import VAE
 from pipeline.process.cli import progress
 from pipeline.process.distributed import Group
 from pipeline.process.recovery import UnfinishedWork
 
-Columns = dict[str, Tensor]
-
 # Images measured by prior Monte Carlo, if that takes a pass over the pixels for each sample of each image.
 PRIOR_IMAGES = 20
 
 
-def measure(vae: VAE, x: Tensor, evaluate: Evaluate, settings: Settings, work: UnfinishedWork, group: Group) -> Columns:
+def measure(
+    vae: VAE, x: Tensor, y: Tensor, evaluate: Evaluate, settings: Settings, work: UnfinishedWork, group: Group
+) -> Columns:
     """The columns of the table of images: nats, counts, and verdicts.
 
     Args:
         x: dequantised test images, on the model's device.
+        y: their labels, there too.
         evaluate: samples for the ELBO and for prior Monte Carlo, and images for the comparison.
         settings: of the estimator of log p(x).
     """
     seed, chunk = settings.seed, settings.chunk
 
     def elbos_of(images: range) -> Columns:
-        part, samples = x[images.start : images.stop], evaluate.elbo_samples
-        return elbos(vae, part, samples=samples, seed=seed, chunk=chunk, first=images.start)._asdict()
+        part, samples = slice(images.start, images.stop), evaluate.elbo_samples
+        return elbos(vae, x[part], y[part], samples=samples, seed=seed, chunk=chunk, first=images.start)._asdict()
 
     def prior_of(images: range) -> Columns:
-        part, samples = x[images.start : images.stop], evaluate.prior_samples
-        return prior_monte_carlo(joint(vae), part, latent=vae.latent, samples=samples, seed=seed, chunk=chunk)._asdict()
+        part = slice(images.start, images.stop)
+        return _prior(vae, x[part], y[part], evaluate.prior_samples, seed, chunk)
 
     elbo = _distribute("elbo", ranges(len(x), chunk // BLOCK), elbos_of, work, group)
     few = len(x) if isinstance(vae.decoder.observation, Gaussian) else PRIOR_IMAGES
     prior = _distribute("prior", ranges(len(x[:few]), chunk), prior_of, work, group)
-    main = _log_px("log_px", vae, x, settings, work, group)
+    main = _log_px("log_px", vae, x, y, settings, work, group)
     # The estimate with the encoder as proposal, at the main estimate's average number of decoder evaluations.
     equal = max(32, round(float(main["evaluations"].mean())))
     usual = replace(settings, samples=equal, budget=equal, proposal="encoder")
-    encoder = _log_px("comparison", vae, x[: evaluate.comparison], usual, work, group)
+    first = slice(evaluate.comparison)
+    encoder = _log_px("comparison", vae, x[first], y[first], usual, work, group)
     return {
         "elbo": elbo["reconstruction"] - elbo["kl"],
         "reconstruction": elbo["reconstruction"],
         "kl": elbo["kl"],
-        "log_px": main["log_px"],
-        "log_px_se": main["standard_error"],
-        **{name: main[name] for name in ("ess", "khat", "samples", "trusted", "converged", "rescued", "evaluations")},
+        **_log_px_columns(vae, x, y, main, settings, work, group),
+        **{name: main[name] for name in ("ess", "khat", "samples", "converged", "rescued", "evaluations")},
         "encoder_log_px": _extended(encoder["log_px"], len(x)),
         "encoder_ess": _extended(encoder["ess"], len(x)),
         "prior_log_px": _extended(prior["log_px"], len(x)),
@@ -75,10 +77,46 @@ def measure(vae: VAE, x: Tensor, evaluate: Evaluate, settings: Settings, work: U
 
 
 def measure_training(
-    vae: VAE, parts: Mapping[str, Tensor], settings: Settings, work: UnfinishedWork, group: Group
+    vae: VAE, parts: Mapping[str, tuple[Tensor, Tensor]], settings: Settings, work: UnfinishedWork, group: Group
 ) -> dict[str, Columns]:
-    """Log p(x) of images that the training used, to see overfitting: the columns of the estimates of each part."""
-    return {name: _log_px(name, vae, x, settings, work, group) for name, x in parts.items()}
+    """Log p(x) of images that the training used, to see overfitting.
+
+    Args:
+        parts: images and labels.
+    """
+    found = {}
+    for name, (x, y) in parts.items():
+        main = _log_px(name, vae, x, y, settings, work, group)
+        found[name] = _log_px_columns(vae, x, y, main, settings, work, group, f"{name} ")
+    return found
+
+
+def _log_px_columns(
+    vae: VAE, x: Tensor, y: Tensor, main: Columns, settings: Settings, work: UnfinishedWork, group: Group,
+    prefix: str = "",
+) -> Columns:  # fmt: skip
+    """log p(x), its error and its verdict; of a conditional model also those of log p(x | y), from `main`."""
+    own = {"log_px": main["log_px"], "log_px_se": main["standard_error"], "trusted": main["trusted"]}
+    if not vae.classes:
+        return own
+
+    def estimate(label: str, x: Tensor, y: Tensor, settings: Settings) -> Columns:
+        return _log_px(f"{prefix}{label}", vae, x, y, settings, work, group)
+
+    summed = sum_over_labels(vae, estimate, x, settings, main, y)
+    return summed | {f"{name}{GIVEN}": values for name, values in own.items()}
+
+
+def _prior(vae: VAE, x: Tensor, y: Tensor, samples: int, seed: int, chunk: int) -> Columns:
+    """Prior Monte Carlo, in the noise that the prior's samples are made from; for each label by itself."""
+    found = torch.full((2, len(x)), torch.nan, dtype=torch.float64)
+    labels = y.unique() if vae.classes else y[:1]
+    for label in labels:
+        rows = y == label if vae.classes else torch.ones_like(y, dtype=torch.bool)
+        model = given_noise(vae, label)
+        some = prior_monte_carlo(model, x[rows], latent=vae.latent, samples=samples, seed=seed, chunk=chunk)
+        found[:, rows.cpu()] = torch.stack(list(some))
+    return {"log_px": found[0], "ess": found[1]}
 
 
 def _extended(values: Tensor, length: int) -> Tensor:
@@ -86,9 +124,11 @@ def _extended(values: Tensor, length: int) -> Tensor:
     return torch.cat([values, torch.full((length - len(values),), torch.nan, dtype=torch.float64)])
 
 
-def _log_px(name: str, vae: VAE, x: Tensor, settings: Settings, work: UnfinishedWork, group: Group) -> Columns:
+def _log_px(
+    name: str, vae: VAE, x: Tensor, y: Tensor, settings: Settings, work: UnfinishedWork, group: Group
+) -> Columns:
     """The columns of an estimate of all images, with progress."""
-    by_start = {int(block.images[0]): block for block in blocks(prepare(vae, x, settings))}
+    by_start = {int(block.images[0]): block for block in blocks(prepare(vae, x, y, settings))}
 
     def of_block(images: range) -> Columns:
         return estimator.estimate_block(by_start[images.start])._asdict()
@@ -151,13 +191,18 @@ def summarise(table: pd.DataFrame, images: ImageFormat) -> Metrics:
         )
     columns = {name: column[finite] for name, column in columns.items()}
     compared = np.isfinite(columns["encoder_log_px"])
-    short = (columns["log_px"] - columns["encoder_log_px"])[compared]
+    given = f"log_px{GIVEN}" in columns
+    target = f"log_px{GIVEN}" if given else "log_px"  # what ELBO and encoder estimate
+    short = (columns[target] - columns["encoder_log_px"])[compared]
     values: Metrics = {"images": int(finite.sum()), "not_finite": int((~finite).sum())}
-    for name in ("elbo", "reconstruction", "kl", "log_px"):
+    for name in ("elbo", "reconstruction", "kl", "log_px", *([target] if given else [])):
         values |= mean_and_error(name, columns[name])
     values["bits_per_dim"] = images.bits_per_dim(values["log_px"])
-    values["gap"] = values["log_px"] - values["elbo"]
+    values["gap"] = values[target] - values["elbo"]
     values["trusted"] = float(columns["trusted"].mean())
+    if given:
+        values[f"trusted{GIVEN}"] = float(columns[f"trusted{GIVEN}"].mean())
+        values |= mean_and_error("accuracy", (columns["predicted"] == columns["label"]).astype(float))
     values["converged"] = float(columns["converged"].mean())
     values["rescued"] = float(columns["rescued"].mean())
     values["samples_mean"] = float(columns["samples"].mean())

@@ -19,7 +19,8 @@ from pipeline.storage.tensors import load_tensors, save_tensors
 class Description(Section):
     """Architecture and training data of a model: everything in its file except the weights.
 
-    `epoch` is the one whose weights are kept. `validation` and `seed` of the training say which images it held out.
+    `shares` are those of the classes among the training images, if the model is conditional. `epoch` is the one whose
+    weights are kept. `validation` and `seed` of the training say which images it held out.
     """
 
     model: Model
@@ -27,6 +28,7 @@ class Description(Section):
     width: int
     grey_levels: int
     binarise: Binarise
+    shares: tuple[float, ...]
     dataset: str
     data_sha256: str
     epoch: int
@@ -101,6 +103,6 @@ def load_model(path: Path, device: torch.device) -> TrainedModel:
         UserError: if the file is missing, damaged, or not a model of this project.
     """
     weights, description = load_checkpoint(path)
-    vae = VAE(description.model, description.images)
+    vae = VAE(description.model, description.images, description.shares)
     load_weights(vae, weights, path)
     return TrainedModel(vae.to(device), description, sha256(path))

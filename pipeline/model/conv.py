@@ -8,6 +8,7 @@ its batch: blocks start as the identity instead (Zhang et al. 2019, "Fixup").
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle
@@ -37,14 +38,15 @@ def blocks(channels: int, settings: Model) -> list[nn.Module]:
 
 
 class Encoder(nn.Module):
-    """From x to `outputs` numbers."""
+    """From x and the label to `outputs` numbers. The label is a plane for each class, of ones or zeros."""
 
-    def __init__(self, settings: Model, images: ImageFormat, outputs: int) -> None:
+    def __init__(self, settings: Model, images: ImageFormat, classes: int, outputs: int) -> None:
         super().__init__()
         self.shape = images.height, images.width
+        self.parts = images.pixels, classes
         width, activation = settings.width, ACTIVATIONS[settings.activation]
         self.convolutions = nn.Sequential(
-            nn.Conv2d(1, width, 5, stride=2, padding=2),
+            nn.Conv2d(1 + classes, width, 5, stride=2, padding=2),
             *blocks(width, settings),
             activation(),
             nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
@@ -54,20 +56,22 @@ class Encoder(nn.Module):
         rows, columns = quarter(images)
         self.output = nn.Linear(2 * width * rows * columns, outputs)
 
-    def forward(self, x: Float[Tensor, "n pixels"]) -> Float[Tensor, "n outputs"]:
-        h = self.convolutions(x.unflatten(1, (1, *self.shape)))
+    def forward(self, inputs: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
+        x, label = inputs.split(self.parts, 1)
+        planes = label[:, :, None, None].expand(-1, -1, *self.shape)
+        h = self.convolutions(torch.cat([x.unflatten(1, (1, *self.shape)), planes], 1))
         return self.output(h.permute(0, 2, 3, 1).flatten(1))
 
 
 class Decoder(nn.Module):
-    """From z to `features` numbers per pixel."""
+    """From z and the label to `features` numbers per pixel."""
 
-    def __init__(self, settings: Model, images: ImageFormat, features: int) -> None:
+    def __init__(self, settings: Model, images: ImageFormat, classes: int, features: int) -> None:
         super().__init__()
         width, activation = settings.width, ACTIVATIONS[settings.activation]
         full = max(width // 2, 1)  # channels at full size
         self.shape = *quarter(images), 2 * width
-        self.input = nn.Linear(settings.latent, math.prod(self.shape))
+        self.input = nn.Linear(settings.latent + classes, math.prod(self.shape))
         self.convolutions = nn.Sequential(
             *blocks(2 * width, settings),
             activation(),
@@ -79,8 +83,8 @@ class Decoder(nn.Module):
             nn.Conv2d(full, features, 3, padding=1),
         )
 
-    def forward(self, z: Float[Tensor, "n latent"]) -> Float[Tensor, "n parameters"]:
-        h = self.input(z).unflatten(1, self.shape).permute(0, 3, 1, 2)
+    def forward(self, inputs: Float[Tensor, "n inputs"]) -> Float[Tensor, "n parameters"]:
+        h = self.input(inputs).unflatten(1, self.shape).permute(0, 3, 1, 2)
         return self.convolutions(h).flatten(1)
 
 
@@ -94,7 +98,10 @@ class Enlarge(nn.Module):
 
     def forward(self, h: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n outputs rows columns"]:
         rows, columns = self.size
-        return pixel_shuffle(self.convolution(h), 2)[:, :, :rows, :columns]
+        h = self.convolution(h)
+        if len(h) == 0:  # a process may have no images of a batch; PyTorch's pixel shuffle then has no backward pass
+            return h.reshape(0, h.shape[1] // 4, 2 * h.shape[2], 2 * h.shape[3])[:, :, :rows, :columns]
+        return pixel_shuffle(h, 2)[:, :, :rows, :columns]
 
 
 def half(images: ImageFormat) -> tuple[int, int]:

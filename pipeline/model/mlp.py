@@ -10,14 +10,14 @@ from pipeline.data.image_format import ImageFormat
 from pipeline.model.activations import ACTIVATIONS
 
 
-def encoder(settings: Model, images: ImageFormat, outputs: int) -> nn.Sequential:
-    """From x to `outputs` numbers."""
-    return layers([images.pixels, *settings.encoder, outputs], settings.activation)
+def encoder(settings: Model, images: ImageFormat, classes: int, outputs: int) -> nn.Sequential:
+    """From x and the label to `outputs` numbers."""
+    return layers([images.pixels + classes, *settings.encoder, outputs], settings.activation)
 
 
-def decoder(settings: Model, images: ImageFormat, features: int) -> nn.Sequential:
-    """From z to `features` numbers per pixel."""
-    return layers([settings.latent, *settings.decoder, features * images.pixels], settings.activation)
+def decoder(settings: Model, images: ImageFormat, classes: int, features: int) -> nn.Sequential:
+    """From z and the label to `features` numbers per pixel."""
+    return layers([settings.latent + classes, *settings.decoder, features * images.pixels], settings.activation)
 
 
 def layers(sizes: Sequence[int], activation: str) -> nn.Sequential:

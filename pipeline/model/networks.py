@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent
 
 from logpx.observations.cells import grey_levels
 from logpx.observations.distribution import ImageDistribution, Observation
@@ -18,18 +18,21 @@ from logpx.observations.gaussian import Gaussian
 from pipeline.config import Model
 from pipeline.data.image_format import ImageFormat
 from pipeline.model import conv, mlp
+from pipeline.model.labels import Labels, with_label
+from pipeline.model.prior import diagonal_gaussian
 
 
 class Network(NamedTuple):
-    """A kind of network, as two functions of the settings, the images' format and a number.
+    """A kind of network: two functions of the settings, the images' format, the number of classes and another number.
 
     Attributes:
-        encoder: makes a module from x (n, pixels) to (n, outputs).
-        decoder: makes a module from z (n, latent) to (n, features · pixels): one feature of all pixels after another.
+        encoder: makes a module from x and the one-hot label (n, pixels + classes) to (n, outputs).
+        decoder: makes a module from z and the one-hot label (n, latent + classes) to (n, features · pixels): one
+            feature of all pixels after another.
     """
 
-    encoder: Callable[[Model, ImageFormat, int], nn.Module]
-    decoder: Callable[[Model, ImageFormat, int], nn.Module]
+    encoder: Callable[[Model, ImageFormat, int, int], nn.Module]
+    decoder: Callable[[Model, ImageFormat, int, int], nn.Module]
 
 
 NETWORKS: dict[str, Network] = {
@@ -41,30 +44,28 @@ NETWORKS: dict[str, Network] = {
 FIRST_SIGMA = 0.25  # of a σ that is learned: about the standard deviation of a pixel
 
 
-def diagonal_gaussian(loc: Float[Tensor, "*batch dim"], scale: Float[Tensor, "*batch dim"]) -> Independent:
-    """N(loc, diag scale²), a distribution over vectors: `log_prob` sums over the last dimension."""
-    return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
-
-
 class Encoder(nn.Module):
     """q(z | x) = N(μ(x), diag s²(x)), the approximate posterior. The network computes μ and log s.
 
-    Kingma & Welling 2014, appendix C.2.
+    Kingma & Welling 2014, appendix C.2. In a model with classes it is q(z | x, y), and the network sees the label too.
 
     Args:
+        classes: their number; 0 for a model without.
         discrete: whether p(x | z) depends on the level v = ⌊levels · x⌋ of each pixel only. The network then sees
             (v + ½) / levels, so that q(z | x) too depends on v only.
     """
 
-    def __init__(self, settings: Model, images: ImageFormat, discrete: bool) -> None:
+    def __init__(self, settings: Model, images: ImageFormat, classes: int, discrete: bool) -> None:
         super().__init__()
-        self.network = NETWORKS[settings.network].encoder(settings, images, 2 * settings.latent)
+        self.classes = classes
+        self.network = NETWORKS[settings.network].encoder(settings, images, classes, 2 * settings.latent)
         self.levels = images.levels if discrete else None
 
-    def forward(self, x: Float[Tensor, "*batch pixels"]) -> Independent:
+    def forward(self, x: Float[Tensor, "*batch pixels"], y: Labels = None) -> Independent:
         seen = x if self.levels is None else (grey_levels(x, self.levels) + 0.5) / self.levels
         # Under mixed precision only the network computes in bfloat16, the distribution in the precision of x.
-        outputs = self.network(seen.reshape(-1, x.shape[-1])).to(x.dtype)
+        inputs = with_label(seen, y, self.classes)
+        outputs = self.network(inputs.reshape(-1, inputs.shape[-1])).to(x.dtype)
         mu, log_s = outputs.reshape(*x.shape[:-1], outputs.shape[-1]).chunk(2, dim=-1)
         return diagonal_gaussian(mu, log_s.exp())
 
@@ -72,13 +73,17 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """p(x | z), the likelihood. A network computes the parameters of an observation model.
 
+    In a model with classes it is p(x | z, y), and the network sees the label too.
+
     Args:
+        classes: their number; 0 for a model without.
         observation: the family of distributions over images.
     """
 
-    def __init__(self, settings: Model, images: ImageFormat, observation: Observation) -> None:
+    def __init__(self, settings: Model, images: ImageFormat, classes: int, observation: Observation) -> None:
         super().__init__()
-        self.network = NETWORKS[settings.network].decoder(settings, images, observation.features)
+        self.classes = classes
+        self.network = NETWORKS[settings.network].decoder(settings, images, classes, observation.features)
         learned = settings.observation == "gaussian" and settings.sigma == "learned"
         # Means of gaussian pixels lie in [0, 1]; the other observation models take any number.
         self.link: nn.Module = nn.Sigmoid() if settings.observation == "gaussian" else nn.Identity()
@@ -93,7 +98,8 @@ class Decoder(nn.Module):
         sigma = self.log_sigma.exp()
         return Gaussian(sigma if self.training else sigma.item())
 
-    def forward(self, z: Float[Tensor, "*batch latent"]) -> ImageDistribution:
+    def forward(self, z: Float[Tensor, "*batch latent"], y: Labels = None) -> ImageDistribution:
+        inputs = with_label(z, y, self.classes)
         # Under mixed precision only the network computes in bfloat16.
-        parameters = self.network(z.reshape(-1, z.shape[-1])).to(z.dtype)
+        parameters = self.network(inputs.reshape(-1, inputs.shape[-1])).to(z.dtype)
         return ImageDistribution(self.observation, self.link(parameters).reshape(*z.shape[:-1], parameters.shape[-1]))

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Independent, Normal, kl_divergence
 
+from pipeline.model.labels import Labels
 from pipeline.model.vae import VAE
 
 
@@ -33,34 +35,51 @@ class Elbo(NamedTuple):
 
 @dataclass(frozen=True)
 class PosteriorSamples:
-    """Samples z of q(z | x) of each image of a batch, and log p(x | z). Every objective is a function of them."""
+    """Samples z of q(z | x, y) of each image of a batch, and log p(x | z, y). Every objective is a function of them."""
 
     vae: VAE
+    y: Labels
     q: Independent
     z: Float[Tensor, "samples batch latent"]
     log_likelihood: Float[Tensor, "samples batch"]
 
     @cached_property
     def elbo(self) -> Elbo:
-        """The expectation as a mean over the samples, the KL in closed form (Kingma & Welling 2014, equation 10)."""
-        return Elbo(self.log_likelihood.mean(0), kl_to_prior(self.vae, self.q))
+        """The expectation as a mean over the samples (Kingma & Welling 2014, equation 10), and the KL."""
+        return Elbo(self.log_likelihood.mean(0), self.kl)
+
+    @property
+    def kl(self) -> Float[Tensor, " batch"]:
+        """KL[q(z | x, y) ‖ p(z | y)]: in closed form if the prior is N(0, I), else as a mean over the samples."""
+        if self.vae.prior.flow is None:
+            return kl_to_normal(self.q)
+        return (self.q.log_prob(self.z) - self.log_prior).mean(0)
+
+    @cached_property
+    def log_prior(self) -> Float[Tensor, "samples batch"]:
+        """log p(z | y). Without mixed precision: in bfloat16, couplings would lose digits of the density."""
+        with torch.autocast(self.z.device.type, enabled=False):
+            return self.vae.prior(self.y).log_prob(self.z)
 
     @property
     def log_weights(self) -> Float[Tensor, "samples batch"]:
-        """log w = log p(x | z) + log p(z) − log q(z | x)."""
-        return self.log_likelihood + self.vae.prior.log_prob(self.z) - self.q.log_prob(self.z)
+        """log w = log p(x | z, y) + log p(z | y) − log q(z | x, y)."""
+        return self.log_likelihood + self.log_prior - self.q.log_prob(self.z)
 
 
-def draw(vae: VAE, x: Float[Tensor, "batch pixels"], noise: Float[Tensor, "samples batch latent"]) -> PosteriorSamples:
-    """Reparameterised samples of q(z | x).
+def draw(
+    vae: VAE, x: Float[Tensor, "batch pixels"], noise: Float[Tensor, "samples batch latent"], y: Labels = None
+) -> PosteriorSamples:
+    """Reparameterised samples of q(z | x, y).
 
     Args:
         x: images as the model reads them, in [0, 1].
         noise: ε ~ N(0, I).
+        y: the images' labels; a model that is not conditional ignores them.
     """
-    q = vae.encoder(x)
+    q = vae.encoder(x, y)
     z = reparameterise(q, noise)
-    return PosteriorSamples(vae, q, z, vae.decoder(z).log_prob(x))
+    return PosteriorSamples(vae, y, q, z, vae.decoder(z, y).log_prob(x))
 
 
 def reparameterise(
@@ -70,10 +89,11 @@ def reparameterise(
     return q.mean + q.stddev * noise
 
 
-def kl_to_prior(vae: VAE, q: Independent) -> Float[Tensor, " batch"]:
-    """KL[q(z | x) ‖ p(z)] of each image in closed form, in nats (Kingma & Welling 2014, appendix B)."""
+def kl_to_normal(q: Independent) -> Float[Tensor, " batch"]:
+    """KL[q ‖ N(0, I)] of each image in closed form, in nats (Kingma & Welling 2014, appendix B)."""
     # Per coordinate, then summed: PyTorch's KL of Independent distributions fails for an empty batch.
-    return kl_divergence(q.base_dist, vae.prior.base_dist).sum(-1)
+    zero = q.mean.new_zeros(())
+    return kl_divergence(q.base_dist, Normal(zero, zero + 1, validate_args=False)).sum(-1)
 
 
 def elbo(samples: PosteriorSamples, beta: Tensor) -> Float[Tensor, " batch"]:

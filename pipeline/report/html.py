@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from latex2mathml.converter import convert
 from markupsafe import Markup
 
+from pipeline.config import Model
 from pipeline.errors import UserError
 from pipeline.report.pictures import PICTURES
 from pipeline.report.plotting import minus
@@ -37,11 +38,12 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def load_pictures(folder: Path, table: pd.DataFrame) -> tuple[list[DrawnPicture], dict[str, str]]:
+def load_pictures(folder: Path, table: pd.DataFrame, model: Model) -> tuple[list[DrawnPicture], dict[str, str]]:
     """The pictures that were drawn, and the reasons why others were not, by title; in the order of the report.
 
     Args:
         table: columns `picture`, its name, and `left_out`, the reason, which is empty for a picture in the folder.
+        model: what the captions are about.
 
     Raises:
         UserError: if a picture is missing, or is not in `PICTURES`.
@@ -54,7 +56,7 @@ def load_pictures(folder: Path, table: pd.DataFrame) -> tuple[list[DrawnPicture]
     if missing := [name for name in reasons if not (reasons[name] or (folder / f"{name}.png").is_file())]:
         raise UserError(f"{folder} has no picture {', '.join(missing)}; run `dvc repro` to draw it")
     drawn = [
-        DrawnPicture(name, picture.title, picture.caption, (folder / f"{name}.png").read_bytes())
+        DrawnPicture(name, picture.title, picture.about(model), (folder / f"{name}.png").read_bytes())
         for name, picture in PICTURES.items()
         if reasons.get(name) == ""
     ]

@@ -1,4 +1,7 @@
-"""Points of the latent space for the pictures: lines between encodings, walks along coordinates, grids, projections."""
+"""Points of the latent space for the pictures: lines between encodings, walks along coordinates, grids, projections.
+
+Lines, walks and grids are of the noise ε. With the prior N(0, I) that is z itself; a flow turns it into z = g(ε).
+"""
 
 from collections.abc import Sequence
 
@@ -6,10 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import normalize
 
-from pipeline.model.networks import diagonal_gaussian
+from pipeline.model.labels import Labels
+from pipeline.model.prior import diagonal_gaussian
 from pipeline.model.vae import VAE
 
 
@@ -63,10 +67,30 @@ def plane(side: int) -> tuple[Float[Tensor, "{side} {side} 2"], list[float]]:
     return torch.stack([z1, z2], dim=-1), values
 
 
-def coordinate_kl(vae: VAE, x: Float[Tensor, "images pixels"]) -> Float[Tensor, " latent"]:
-    """Mean over the images of KL[q(z_d | x) ‖ p(z_d)], for each coordinate d; nats."""
-    q = diagonal_gaussian(*vae.encode(x))
-    return kl_divergence(q.base_dist, vae.prior.base_dist).mean(0)
+def coordinate_kl(vae: VAE, x: Float[Tensor, "images pixels"], y: Labels) -> Float[Tensor, " latent"]:
+    """Mean over the images of KL[q(z_d | x) ‖ N(0, 1)], for each coordinate d; nats."""
+    q = diagonal_gaussian(*vae.encode(x, y))
+    return kl_divergence(q.base_dist, Normal(vae.prior.zero, vae.prior.one)).mean(0)
+
+
+def coordinate_change(vae: VAE, noise: Float[Tensor, "samples latent"], y: Labels) -> Float[Tensor, " latent"]:
+    """How much each coordinate of the noise changes the decoded image; root mean square over the pixels, in [0, 1].
+
+    Coordinate d is set to −1 and to +1 in each sample; the result is the mean over the samples. With a flow z has no
+    KL per coordinate, since the coordinates of g(ε) depend on each other.
+    """
+    found = []
+    for d in range(vae.latent):
+        low, high = (vae.generate(replaced(noise, d, value), y).mean for value in (-1.0, 1.0))
+        found.append((high - low).square().mean(-1).sqrt().mean())
+    return torch.stack(found)
+
+
+def replaced(noise: Float[Tensor, "samples latent"], coordinate: int, value: float) -> Float[Tensor, "samples latent"]:
+    """The samples with one coordinate set to a value."""
+    changed = noise.clone()
+    changed[:, coordinate] = value
+    return changed
 
 
 def project(

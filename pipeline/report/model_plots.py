@@ -1,6 +1,6 @@
 """Figures of what a model does: reconstructions, samples, walks through its latent space, and its training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from pipeline.report.plotting import (
     integer_ticks,
     minus,
     new,
+    outline,
     show,
 )
 
@@ -48,6 +49,58 @@ def pixels(
     return grid(np.stack([originals, means, draws]), row_labels=["x", "f(μ(x))", "x ~ p(x | μ(x))"])
 
 
+def digits(images: Float[np.ndarray, "rows classes height width"], classes: Sequence[int]) -> Figure:
+    """One column per class; every row has its own noise."""
+    figure = grid(images, column_labels=[str(label) for label in classes])
+    figure.axes[0].set_xlabel("class asked for")
+    return figure
+
+
+def analogies(
+    originals: Float[np.ndarray, "rows height width"],
+    images: Float[np.ndarray, "rows classes height width"],
+    labels: Sequence[int],
+    classes: Sequence[int],
+) -> Figure:
+    """Images on the left, and their style in every class on the right. Their own class has a frame.
+
+    Args:
+        labels: classes of the originals.
+        classes: of the columns.
+    """
+    left = np.stack([originals, np.zeros_like(originals)], axis=1)
+    figure = grid(np.concatenate([left, images], axis=1), column_labels=["x", "", *map(str, classes)])
+    panel = figure.axes[0]
+    panel.set_xlabel("a test digit, and its style in every class")
+    for row, label in enumerate(labels):
+        if label in classes:
+            outline(panel, row, 2 + list(classes).index(label), *originals.shape[1:])
+    return figure
+
+
+def neighbours(
+    drawn: Float[np.ndarray, "images height width"],
+    nearest: Float[np.ndarray, "images height width"],
+    distances: Float[np.ndarray, " images"],
+    columns: int,
+) -> Figure:
+    """Drawn images in rows, each above the training image nearest to it, with their distance below.
+
+    Args:
+        distances: root mean square over the pixels.
+    """
+    pairs = _above_reconstructions(drawn, nearest, columns)
+    rows, _, height, width = pairs.shape
+    cell = min(0.75, 8 / columns)
+    figure, axes = new(columns * cell + 1.0, rows * (cell * height / width + 0.13) + 0.5, rows=rows // 2)
+    for row, panel in enumerate(axes[:, 0]):
+        some = [f"{distance:.2f}" for distance in distances[row * columns : (row + 1) * columns]]
+        labels = some + [""] * (columns - len(some))
+        show(panel, pairs[2 * row : 2 * row + 2], row_labels=["drawn", "nearest"], column_labels=labels)
+    axes[-1, 0].set_xlabel("distance: root mean square difference of the pixels, which lie in [0, 1]")
+    return figure
+
+
 def interpolations(
     linear: Float[np.ndarray, "pairs steps height width"], spherical: Float[np.ndarray, "pairs steps height width"]
 ) -> Figure:
@@ -64,31 +117,88 @@ def interpolations(
 
 
 def traversals(
-    images: Float[np.ndarray, "coordinates steps height width"],
-    coordinates: Sequence[int],
-    kl: Sequence[float],
-    values: Sequence[float],
+    images: Float[np.ndarray, "coordinates steps height width"], labels: Sequence[str], values: Sequence[float]
 ) -> Figure:
-    """One row per latent coordinate, from its smallest value to its largest.
+    """One row per coordinate, from its smallest value to its largest.
 
     Args:
-        coordinates: their indices in z.
-        kl: mean KL of each coordinate, nats.
+        labels: names of the coordinates, and what puts them in this order.
         values: of the coordinate in each column.
     """
-    labels = [f"z[{i}], KL {nats:.1f} nats" for i, nats in zip(coordinates, kl, strict=True)]
     figure = grid(images, row_labels=labels, column_labels=[minus(f"{value:+.1f}") for value in values])
     figure.axes[0].set_xlabel("value of the coordinate, in standard deviations of the prior")
     return figure
 
 
-def manifold(images: Float[np.ndarray, "side side height width"], values: Sequence[float]) -> Figure:
-    """Decoder means over a square of the plane: z₁ from left to right, z₂ from bottom to top."""
+def manifold(images: Float[np.ndarray, "side side height width"], values: Sequence[float], symbol: str) -> Figure:
+    """Decoder means over a square of the plane: the first coordinate from left to right, the second from bottom to top.
+
+    Args:
+        symbol: of the coordinates.
+    """
     side = len(values)
     labels = [minus(f"{value:.1f}") if i % max(1, side // 6) == 0 else "" for i, value in enumerate(values)]
     figure, axes = new(8.0, 8.2)
     show(axes[0, 0], images, row_labels=labels[::-1], column_labels=labels)
-    axes[0, 0].set(xlabel="z₁, in standard deviations of the prior", ylabel="z₂, in standard deviations of the prior")
+    first, second = (f"{symbol}{index}, in standard deviations of the prior" for index in "₁₂")
+    axes[0, 0].set(xlabel=first, ylabel=second)
+    return figure
+
+
+def manifolds(
+    images: Float[np.ndarray, "classes side side height width"], classes: Sequence[int], symbol: str
+) -> Figure:
+    """The same square of the plane for every class of a conditional model."""
+    columns = min(len(classes), 4)
+    rows = -(-len(classes) // columns)
+    figure, axes = new(2.6 * columns, 2.9 * rows + 0.3, rows=rows, columns=columns)
+    for panel in list[Any](axes.flat)[len(classes) :]:
+        panel.axis("off")
+    for panel, label, plane in zip(list[Any](axes.flat), classes, images, strict=False):
+        show(panel, plane)
+        panel.set_title(f"class {label}")
+    figure.supxlabel(f"{symbol}₁ grows to the right, {symbol}₂ upwards", fontsize=10)
+    return figure
+
+
+def entanglement(
+    values: Float[np.ndarray, "coordinates quantities"],
+    reference: Float[np.ndarray, " quantities"],
+    darkest: Float[np.ndarray, " quantities"],
+    names: Sequence[str],
+    quantities: Mapping[str, int],
+    change: str,
+) -> Figure:
+    """A table of numbers on colours: how much each coordinate changes each quantity.
+
+    Args:
+        values: mean changes, in the units of the quantities.
+        reference: change of each quantity if all coordinates are drawn anew.
+        darkest: change of each quantity that has the darkest colour.
+        names: of the coordinates.
+        quantities: their names with units, and the decimals that are shown.
+        change: of a coordinate, in words.
+    """
+    table = np.concatenate([reference[None], values])
+    shares = (table / np.maximum(darkest, 1e-9)).clip(0, 1)
+    figure, axes = new(6.2, 0.3 * len(table) + 1.5)
+    panel = axes[0, 0]
+    image = panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    decimals = list(quantities.values())
+    for (row, column), number in np.ndenumerate(table):
+        colour = "white" if shares[row, column] > 0.6 else "black"
+        panel.text(column, row, f"{number:.{decimals[column]}f}", ha="center", va="center", color=colour)
+    panel.axhline(0.5, color="black", lw=1)
+    panel.set_yticks(range(len(table)), ["all drawn anew", *names])
+    panel.set_xticks(range(len(quantities)), list(quantities))
+    panel.xaxis.tick_top()
+    panel.tick_params(length=0)
+    panel.grid(visible=False)
+    panel.spines[:].set_visible(False)
+    panel.set_xlabel(f"mean change of the decoded image, if the coordinate moves {change}")
+    bar = figure.colorbar(image, ax=panel, ticks=[0, 0.5, 1], fraction=0.05)
+    bar.ax.set_yticklabels(["0 %", "50 %", "≥ 100 %"])
+    bar.set_label("of the change if all are drawn anew; class: of the samples")
     return figure
 
 
@@ -149,13 +259,18 @@ def overview(
     decoded: Float[np.ndarray, "images height width"],
     samples: Float[np.ndarray, "rows columns height width"],
     history: pd.DataFrame,
+    prior: str,
 ) -> Figure:
-    """The project in one picture: test images with reconstructions, samples of the prior, the ELBO over epochs."""
+    """The project in one picture: test images with reconstructions, samples of the prior, the ELBO over epochs.
+
+    Args:
+        prior: what the samples are, for their title.
+    """
     figure, axes = new(13.0, 4.4, columns=3)
     show(axes[0, 0], _above_reconstructions(originals, decoded, 8))
     axes[0, 0].set_title("test images, each above its reconstruction")
     show(axes[0, 1], samples)
-    axes[0, 1].set_title("samples: f(z), z ~ N(0, I)")
+    axes[0, 1].set_title(f"samples: {prior}")
     panel = axes[0, 2]
     _curves(panel, history, "elbo")
     panel.set_title("ELBO")

@@ -1,6 +1,7 @@
-"""What the report says of each observation model and objective: a formula, and what it means.
+"""What the report says of each prior, observation model and objective: a formula, and what it means.
 
-To add one, enter it here. A test compares the names with `OBSERVATIONS` and `OBJECTIVES` of `pipeline.model`.
+To add one, enter it here. A test compares the names with `OBSERVATIONS` and `OBJECTIVES` of `pipeline.model`, and with
+`Model.prior` of `pipeline.config`.
 """
 
 from typing import NamedTuple
@@ -12,6 +13,20 @@ class Text(NamedTuple):
     formula: str
     meaning: str
 
+
+PRIOR_TEXTS: dict[str, Text] = {
+    "normal": Text(r"p(z) = \mathcal{N}(0, I)", ""),
+    "flow": Text(
+        r"z = g(\varepsilon),\ \varepsilon \sim \mathcal{N}(0, I): \quad \log\, p(z) = "
+        r"\log\, \mathcal{N}(g^{-1}(z);\ 0, I) + \log\, \left|\det \frac{\partial g^{-1}(z)}{\partial z}\right|",
+        "A network that draws images from Gaussian noise does two things: its first layers turn the Gaussian into the "
+        "distribution over the latent space, and later ones turn that into images. Here the first layers are a part of "
+        "their own, the normalising flow g (Dinh et al. 2017). It is a chain of affine couplings: each scales and "
+        "shifts half of the coordinates by functions of the other half. So g has an inverse, and the density of z is "
+        "known. With N(0, I) as the prior, the encodings leave holes in it, and a sample from a hole is no digit. The "
+        "flow learns where the encodings are.",
+    ),
+}
 
 # i is a pixel and L the number of grey levels. F is the logistic function.
 OBSERVATION_TEXTS: dict[str, Text] = {

@@ -31,6 +31,7 @@ def _unread(sections: Sections) -> set[tuple[str, str]]:
         # It stands between layers: without hidden layers both fully connected networks are linear.
         ("model", "activation"): bool(hidden) or not fully_connected,
         ("model", "sigma"): model["observation"] == "gaussian",
+        ("model", "couplings"): model["prior"] == "flow",
         ("model", "components"): model["observation"] == "logistic_mixture",
         ("train", "beta"): train["objective"] == "beta",
         ("train", "beta_warmup"): train["objective"] == "beta",

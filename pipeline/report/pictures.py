@@ -12,13 +12,18 @@ import numpy as np
 import torch
 
 from logpx.weights import MINIMUM_ESS, khat_threshold
+from pipeline.config import Model
 from pipeline.evaluation.auroc import auroc
 from pipeline.report import estimate_plots, latent_paths, model_plots, plotting
+from pipeline.report.entanglement import VALUE
+from pipeline.report.entanglement import effects as measure_effects
 from pipeline.report.plotting import Figure, NotDrawnError
 from pipeline.report.scene import Scene
 from pipeline.storage.tables import finite, numbers, select
 
 Draw = Callable[[Scene], Figure]
+
+MOST_COORDINATES = 20  # rows of the picture of entanglement
 
 
 @dataclass(frozen=True)
@@ -26,21 +31,32 @@ class Picture:
     """A picture of the report: its title, what to see in it, and the function that draws it.
 
     The function raises `NotDrawnError` if the scene has nothing to draw.
+
+    Attributes:
+        flow: follows the caption if the prior is a flow.
+        label: follows the caption if the model is conditional.
     """
 
     title: str
     caption: str
     draw: Draw
+    flow: str = ""
+    label: str = ""
+
+    def about(self, model: Model) -> str:
+        """The caption for a model."""
+        more = self.flow if model.prior == "flow" else "", self.label if model.condition == "label" else ""
+        return " ".join(part for part in (self.caption, *more) if part)
 
 
 PICTURES: dict[str, Picture] = {}
 
 
-def picture(title: str, caption: str) -> Callable[[Draw], Draw]:
+def picture(title: str, caption: str, flow: str = "", label: str = "") -> Callable[[Draw], Draw]:
     """Add the decorated function to `PICTURES`, under its own name."""
 
     def register(draw: Draw) -> Draw:
-        PICTURES[draw.__name__] = Picture(title, caption, draw)
+        PICTURES[draw.__name__] = Picture(title, caption, draw, flow, label)
         return draw
 
     return register
@@ -68,8 +84,7 @@ def drawn(draw: Draw, scene: Scene) -> tuple[bytes | None, str]:
 )
 def reconstructions(scene: Scene) -> Figure:
     chosen = scene.choose("reconstructions", 3 * scene.settings.columns)
-    originals, decoded = scene.originals(chosen), scene.decode(scene.means[chosen])
-    return model_plots.reconstructions(originals, decoded, scene.settings.columns)
+    return model_plots.reconstructions(scene.originals(chosen), scene.reconstruct(chosen), scene.settings.columns)
 
 
 @picture(
@@ -81,17 +96,57 @@ def reconstructions(scene: Scene) -> Figure:
 )
 def pixels(scene: Scene) -> Figure:
     chosen = scene.choose("pixels", scene.settings.columns)
-    z = scene.means[chosen]
-    return model_plots.pixels(scene.originals(chosen), scene.decode(z), scene.draw_pixels("pixels", z))
+    drawn_pixels = scene.draw_pixels("pixels", scene.means[chosen], scene.y[chosen])
+    return model_plots.pixels(scene.originals(chosen), scene.reconstruct(chosen), drawn_pixels)
 
 
 @picture(
     "Samples of the prior",
-    "The mean f(z) of p(x | z) for z ~ N(0, I). A good model draws a digit for every z. A shape between two digits "
-    "shows a region where the prior has mass but no image is encoded.",
+    "The mean f(z) of p(x | z) for samples z of the prior. A good model draws a digit for every z. A shape between two "
+    "digits shows a region where the prior has mass but no image is encoded.",
+    flow="Here z = g(ε) with ε ~ N(0, I): the flow g has learned where the images are encoded.",
+    label="The classes 0, 1, 2, … are asked for in turn, from left to right and row by row.",
 )
 def samples(scene: Scene) -> Figure:
-    return plotting.grid(scene.decode(scene.prior_samples(scene.settings.columns)))
+    side = scene.settings.columns
+    return plotting.grid(scene.generate(scene.prior_samples(side), scene.labels_in_turn(side, side)))
+
+
+@picture(
+    "Digits on request",
+    "One column for each class that is asked for. The images of a row have the same noise ε. If the model has learned "
+    "to tell the class from the style, slant, stroke width and size stay along a row, and the digit changes.",
+)
+def digits(scene: Scene) -> Figure:
+    classes, rows = scene.classes(), scene.settings.columns
+    noise = scene.prior_samples(rows)[:, 0]
+    images = scene.generate(noise[:, None].expand(-1, len(classes), -1), classes)
+    return model_plots.digits(images, classes.tolist())
+
+
+@picture(
+    "Analogies",
+    "The style of a test digit x, in every class. The encoder and the inverse of the prior's g find the noise of x: "
+    "ε = g⁻¹(μ(x, y); y). The decoder draws it with every label. With the digit's own label, in the frame, that is its "
+    "reconstruction. Slant, stroke width and size should be those of x in the whole row.",
+)
+def analogies(scene: Scene) -> Figure:
+    classes = scene.classes()
+    chosen = scene.choose("analogies", scene.settings.columns)
+    noise = scene.noise(chosen)
+    images = scene.generate(noise[:, None].expand(-1, len(classes), -1), classes)
+    return model_plots.analogies(scene.originals(chosen), images, scene.y[chosen].tolist(), classes.tolist())
+
+
+@picture(
+    "Drawn, or remembered?",
+    "Drawn digits, each above the training image that is nearest to it. If a model remembers its training images, the "
+    "two are almost the same. Differences in slant, width or shape show a new digit.",
+)
+def neighbours(scene: Scene) -> Figure:
+    found, columns = scene.neighbours, scene.settings.columns
+    shown = slice(3 * columns)
+    return model_plots.neighbours(found.drawn[shown], found.nearest[shown], found.distances[shown], columns)
 
 
 @picture(
@@ -99,41 +154,91 @@ def samples(scene: Scene) -> Figure:
     "From one test digit to another, along a straight line and along a great circle. Every step should look like a "
     "digit. The middle of a straight line is closer to the origin than almost all of the prior's mass, and strokes "
     "tend to fade there.",
+    flow="Both paths are paths of the noise ε = g⁻¹(z), whose distribution is N(0, I); the images are f(g(ε)).",
+    label="The two digits have the same class, because z says nothing but the style: the label stays along the way.",
 )
 def interpolations(scene: Scene) -> Figure:
     order, labels = scene.choose("interpolations", len(scene.x)).tolist(), scene.labels
-    # Each of six digits is joined to a digit of another class, or to itself if no such digit remains.
-    starts = order[:6]
-    ends = [next((b for b in order[6 * k :] if labels[b] != labels[a]), a) for k, a in enumerate(starts, start=1)]
-    a, b = scene.means[starts], scene.means[ends]
+    # Each of six digits is joined to a digit of another class, or to itself if no such digit remains. A conditional
+    # model draws all steps with one label: both digits have the same class there.
+    starts, same = order[:6], bool(scene.vae.classes)
+    ends = [
+        next((b for b in order[6 * k :] if (labels[b] == labels[a]) == same), a) for k, a in enumerate(starts, start=1)
+    ]
+    a, b = scene.noise(torch.tensor(starts)), scene.noise(torch.tensor(ends))
+    y = scene.y[starts][:, None]
     straight, circle = (path(a, b, scene.settings.steps) for path in (latent_paths.lerp, latent_paths.slerp))
-    return model_plots.interpolations(scene.decode(straight), scene.decode(circle))
+    return model_plots.interpolations(scene.generate(straight, y), scene.generate(circle, y))
 
 
 @picture(
     "Traversals",
-    "One test digit, with one coordinate of z changed at a time. The rows are the ten coordinates with the largest "
-    "mean KL, which say most about an image. If a row does not change, the model does not use that coordinate.",
+    "One test digit, with one coordinate changed at a time. The rows are the ten coordinates that say most about an "
+    "image. If a row does not change, the model does not use that coordinate.",
+    flow="The coordinates are those of the noise ε, and z = g(ε). They have no KL each. So their order is that of the "
+    "change of the image between −1 and +1: the root mean square difference of its pixels, which lie in [0, 1].",
+    label="The label stays that of the digit.",
 )
 def traversals(scene: Scene) -> Figure:
-    kl = latent_paths.coordinate_kl(scene.vae, scene.x)
-    largest = [int(i) for i in kl.argsort(descending=True)[:10]]
+    order, notes = _coordinates(scene)
+    order = order[:10]
     values = [float(v) for v in np.linspace(-3, 3, scene.settings.steps)]
-    start = scene.means[scene.choose("traversals", 1)[0]]
-    z = latent_paths.traversals(start, largest, values)
-    return model_plots.traversals(scene.decode(z), largest, kl[largest].tolist(), values)
+    chosen = scene.choose("traversals", 1)
+    walk = latent_paths.traversals(scene.noise(chosen)[0], order, values)
+    return model_plots.traversals(scene.generate(walk, scene.y[chosen]), [notes[i] for i in order], values)
+
+
+def _coordinates(scene: Scene) -> tuple[list[int], list[str]]:
+    """All coordinates of the noise, from the one that says most about an image; and a label for each, by its index."""
+    if scene.vae.prior.flow is None:
+        weight = latent_paths.coordinate_kl(scene.vae, scene.x, scene.y)
+        notes = [f"z[{i}], KL {nats:.1f} nats" for i, nats in enumerate(weight.tolist())]
+    else:
+        some = scene.prior_samples(8).flatten(0, 1).to(scene.x)
+        weight = latent_paths.coordinate_change(scene.vae, some, scene.labels_in_turn(len(some)))
+        notes = [f"ε[{i}], change {change:.2f}" for i, change in enumerate(weight.tolist())]
+    return weight.argsort(descending=True).tolist(), notes
+
+
+@picture(
+    "Entanglement",
+    "What each coordinate changes in the decoded image. Slant: angle of the strokes, from the second moments of the "
+    "ink. Stroke width: twice the ink's area divided by the length of its outline. Class: share of the samples in "
+    "which the judge, a classifier, sees another class. The numbers are means of the absolute change over 200 samples. "
+    "A coordinate that is dark in one column only controls that one property. A coordinate that is dark in several is "
+    "entangled: it cannot change one property and leave the others. Nothing in the ELBO asks for anything else.",
+    label="The label stays, so a change of class is a digit that is no longer the one asked for.",
+)
+def entanglement(scene: Scene) -> Figure:
+    effects, reference = measure_effects(scene)
+    units = torch.tensor([1.0, 1.0, 100.0])  # the share of samples in per cent
+    values, whole = torch.stack(effects, -1) * units, torch.stack(reference, -1)[0] * units
+    # A conditional model changes the class in few samples only, so for the class the darkest colour is all samples.
+    darkest = torch.cat([whole[:2].clamp(min=1e-9), units[2:]])
+    order = (values / darkest).mean(-1).argsort(descending=True, stable=True)[:MOST_COORDINATES]
+    names = [f"{scene.symbol}[{i}]" for i in order.tolist()]
+    quantities = {"slant\ndegrees": 1, "stroke width\npixels": 2, "class\n% of samples": 0}
+    change = f"from −{VALUE:g} to +{VALUE:g}"
+    return model_plots.entanglement(values[order].numpy(), whole.numpy(), darkest.numpy(), names, quantities, change)
 
 
 @picture(
     "The learned manifold",
     "The mean f(z) of p(x | z) over the plane of both latent dimensions, in steps of equal prior mass. Neighbouring "
     "images should look alike. The classes meet where one digit turns into another.",
+    flow="The axes are those of the noise ε, and z = g(ε).",
+    label="Every class has its own plane, so the classes do not meet: the two dimensions are the style.",
 )
 def manifold(scene: Scene) -> Figure:
     if scene.vae.latent != 2:
         raise NotDrawnError(f"it needs 2 latent dimensions, and z has {scene.vae.latent}")
+    if scene.vae.classes:
+        classes = scene.classes()
+        plane, _ = latent_paths.plane(8)
+        images = scene.generate(plane.expand(len(classes), -1, -1, -1), classes[:, None, None])
+        return model_plots.manifolds(images, classes.tolist(), scene.symbol)
     plane, values = latent_paths.plane(20)
-    return model_plots.manifold(scene.decode(plane), values)
+    return model_plots.manifold(scene.generate(plane, None), values, scene.symbol)
 
 
 @picture(
@@ -141,6 +246,7 @@ def manifold(scene: Scene) -> Figure:
     "The encoder's means μ(x) of all test images, coloured by digit. If z has more than two dimensions, the picture "
     "shows the plane that separates the classes best. The labels choose that plane; training does not use them. An "
     "axis that no class needs is a coordinate of z.",
+    label="The encoder knows the label, so z need not say the class: classes that overlap are no fault.",
 )
 def latent_space(scene: Scene) -> Figure:
     points, names = latent_paths.project(scene.means.cpu().numpy(), scene.labels)
@@ -238,9 +344,12 @@ def upside_down(scene: Scene) -> Figure:
 def overview(scene: Scene) -> Figure:
     """The project in one picture, for the README."""
     chosen = scene.choose("overview", 32)
+    prior = "f(z), z ~ N(0, I)" if scene.vae.prior.flow is None else "f(g(ε)), ε ~ N(0, I)"
+    prior = f"{prior}, each class in turn" if scene.vae.classes else prior
     return model_plots.overview(
         scene.originals(chosen),
-        scene.decode(scene.means[chosen]),
-        scene.decode(scene.prior_samples(8)),
+        scene.reconstruct(chosen),
+        scene.generate(scene.prior_samples(8), scene.labels_in_turn(8, 8)),
         scene.history,
+        prior,
     )

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import imread, imsave
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -38,6 +40,7 @@ STYLE: dict[Any, Any] = {
 matplotlib.use("Agg")
 matplotlib.rcParams.update(STYLE)
 
+NO_METADATA: dict[Any, Any] = {"Software": None}  # of a PNG: the version of matplotlib
 GAP = 2  # white pixels between the images of a grid
 
 # A legend with a white background, for panels in which a line would cross its text.
@@ -57,7 +60,7 @@ def new(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[F
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG. It has no metadata, so the same figure gives the same bytes."""
     content = BytesIO()
-    figure.savefig(content, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(content, format="png", dpi=150, bbox_inches="tight", metadata=NO_METADATA)
     return content.getvalue()
 
 
@@ -119,6 +122,14 @@ def show(
     panel.set_xticks(column_centres if column_labels else [], list(column_labels))
 
 
+def outline(panel: Axes, row: int, column: int, height: int, width: int) -> None:
+    """Draw a frame around one image of the grid of images in a panel."""
+    corner = column * (width + GAP) - 1.5, row * (height + GAP) - 1.5
+    panel.add_patch(
+        Rectangle(corner, width + 2, height + 2, fill=False, edgecolor=ORANGE, linewidth=1.5, clip_on=False)
+    )
+
+
 def grid(
     images: Float[np.ndarray, "rows columns height width"],
     row_labels: Sequence[str] = (),
@@ -130,6 +141,21 @@ def grid(
     figure, axes = new(columns * cell + 0.8, rows * cell * height / width + 0.5)
     show(axes[0, 0], images, row_labels, column_labels)
     return figure
+
+
+def strip(images: Float[np.ndarray, "images height width"]) -> bytes:
+    """A row of images as PNG, one pixel each: 0 is white, 1 is black. `read_strip` reads it."""
+    content = BytesIO()
+    sheet = 255 * (1 - np.concatenate(list(images), axis=1).clip(0, 1))
+    colours = sheet.round().astype(np.uint8)[:, :, None].repeat(3, axis=2)
+    imsave(content, colours, format="png", metadata=NO_METADATA)
+    return content.getvalue()
+
+
+def read_strip(path: Path, images: int) -> Float[np.ndarray, "{images} height width"]:
+    """The images of a row, with 256 grey levels in [0, 1]."""
+    sheet = 1.0 - imread(path)[:, :, 0].astype(float)
+    return np.stack(np.split(sheet, images, axis=1))
 
 
 def in_rows(

@@ -224,6 +224,7 @@ def _pack(weights: Path, pixels: int, code: Path, folder: Path, model_id: str, r
 
     from pipeline.tracking.pyfunc_model import OUTPUTS, requirements
 
+    params = ParamSchema([ParamSpec("output", "string", OUTPUTS[0]), ParamSpec("labels", "long", [], (-1,))])
     rows = Schema([TensorSpec(np.dtype(np.float32), (-1, -1))])
     pyfunc.save_model(
         str(folder),
@@ -232,6 +233,6 @@ def _pack(weights: Path, pixels: int, code: Path, folder: Path, model_id: str, r
         data_path=str(weights),
         code_paths=[str(code / name) for name in CODE_ROOTS],
         pip_requirements=requirements(code / "requirements.lock"),
-        signature=ModelSignature(rows, rows, ParamSchema([ParamSpec("output", "string", OUTPUTS[0])])),
+        signature=ModelSignature(rows, rows, params),
         input_example=np.full((1, pixels), 0.5, np.float32),  # a grey image
     )

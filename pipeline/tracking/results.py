@@ -17,7 +17,7 @@ from pipeline.tracking.names import flatten, parameter_names
 
 LOCK = Path("dvc.lock")
 LOADER = "pipeline/tracking/pyfunc_model.py"  # older revisions do not have it, so their models cannot be packed
-DOCUMENTS = ("render", "report")  # stages whose outputs are uploaded as they are
+DOCUMENTS = ("sample", "render", "report")  # stages whose outputs besides metrics are uploaded as they are
 # Sections of params.yaml that are recorded for a stage. Other stages record the section with their own name.
 SECTIONS = {"download": ("data",), "train": ("model", "train", "runtime")}
 
@@ -108,7 +108,7 @@ def _read(root: Path, stages: Stages, name: str, tags: dict[str, str], code: Pat
         pixels=description["height"] * description["width"],
         history=[{str(key): float(value) for key, value in row.items()} for row in rows],
         metrics={s: flatten(read_metrics(f)) for s, paths in files.items() for f in paths if f.suffix == ".json"},
-        documents={stage: files[stage] for stage in DOCUMENTS if stage in files},
+        documents={s: [f for f in files[s] if f.suffix != ".json"] for s in DOCUMENTS if s in files},
     )  # fmt: skip
 
 

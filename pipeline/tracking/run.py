@@ -1,4 +1,4 @@
-"""Logging to MLflow: `train` logs each epoch when it ends; train, evaluate, verify, compare and report publish files.
+"""Logging to MLflow: `train` logs each epoch when it ends; train, evaluate, verify, compare, sample and report publish.
 
 The files are the truth, and MLflow is computed from them. After its first failure a stage sends nothing more. The next
 stage that reaches the store, or `python -m pipeline.tracking sync`, publishes what is missing.

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from pipeline.config import Train
+from pipeline.model.labels import Labels
 from pipeline.model.vae import VAE
 from pipeline.process.distributed import SINGLE, Group
 from pipeline.process.lifecycle import defer_interrupts, pending_interrupt, raise_interrupt
@@ -22,6 +23,7 @@ def fit(
     settings: Train,
     work: UnfinishedWork | None = None,
     group: Group = SINGLE,
+    labels: Labels = None,
 ) -> Generator[Epoch, None, None]:
     """Train `vae` in place and yield a record after each epoch. At the end it has the weights of the best epoch.
 
@@ -35,13 +37,14 @@ def fit(
             same records and weights as one without a break. It first yields the records of finished epochs. Of
             several processes only rank 0 needs it; the others get its state.
         group: the processes that train this model together.
+        labels: of the images; only a conditional model needs them.
 
     Raises:
         NotFiniteError: if the objective, a term of the ELBO or the gradient is not finite, and no rollback is left.
         KeyboardInterrupt: after a signal, between two steps. If one of several processes receives a signal, all stop
             after the same step.
     """
-    trainer = Trainer(vae, images, settings, group)
+    trainer = Trainer(vae, images, settings, group, labels)
     if saved := group.broadcast(work.load() if work else None):
         trainer.restore(*saved)
     del saved  # as large as the whole state

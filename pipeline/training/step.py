@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.config import Train
+from pipeline.model.labels import Labels
 from pipeline.model.objectives import OBJECTIVES, draw
 from pipeline.model.vae import VAE
 from pipeline.process.distributed import Group
@@ -33,11 +34,13 @@ class Step:
         self,
         vae: VAE,
         images: UInt8[Tensor, "images pixels"],
+        labels: Labels,
         settings: Train,
         group: Group,
         generator: torch.Generator,
     ) -> None:
-        self.vae, self.images, self.settings, self.group, self.generator = vae, images, settings, group, generator
+        self.vae, self.images, self.labels, self.settings = vae, images, labels, settings
+        self.group, self.generator = group, generator
         self.objective = OBJECTIVES[settings.objective]
         device = images.device
         # A row for each step since `clear()`: reconstruction, KL and objective, summed over the batch, and the
@@ -97,9 +100,10 @@ class Step:
         x = self.vae.images.read(self.images.index_select(0, batch), self.generator)
         noise = torch.randn(settings.samples, len(x), self.vae.latent, generator=self.generator, device=device)
         shard = self.group.shard(len(x))
+        y = None if self.labels is None else self.labels.index_select(0, batch[shard])
         self.optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            samples = draw(self.vae, x[shard], noise[:, shard])
+            samples = draw(self.vae, x[shard], noise[:, shard], y)
             objective = self.objective(samples, self._beta)
         (-objective.sum() / len(x)).backward()
         terms = (*samples.elbo, objective)

@@ -13,6 +13,7 @@ from logpx.observations.gaussian import Gaussian
 from pipeline.config import Train
 from pipeline.data.split import split
 from pipeline.errors import UserError
+from pipeline.model.labels import Labels
 from pipeline.model.objectives import OBJECTIVES, draw
 from pipeline.model.vae import VAE
 from pipeline.process.distributed import SINGLE, Group, State
@@ -60,6 +61,7 @@ class Trainer:
     Args:
         vae: the model, on the device to train on. It is changed in place.
         images: the training images, on the same device; `settings.validation` of them are held out.
+        labels: of the images; only a conditional model needs them.
         group: the processes that train together. Each draws the noise of a whole batch and uses its shard of it, so
             that the result is that of one process up to rounding.
     """
@@ -70,6 +72,7 @@ class Trainer:
         images: UInt8[Tensor, "images pixels"],
         settings: Train,
         group: Group = SINGLE,
+        labels: Labels = None,
     ) -> None:
         self.vae, self.settings, self.group, self.device = vae, settings, group, images.device
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
@@ -77,9 +80,10 @@ class Trainer:
         self.train_index, held_out = (index.to(self.device) for index in parts)
         # Validation reads its images once and has one latent noise, so that its values are comparable between epochs.
         self.held_out = vae.images.read(images[held_out], self.generator)
+        self.held_out_labels = None if labels is None else labels[held_out]
         noise = settings.samples, len(held_out), vae.latent
         self.held_out_noise = torch.randn(noise, generator=self.generator, device=self.device)
-        self.gradient_step = Step(vae, images, settings, group, self.generator)
+        self.gradient_step = Step(vae, images, labels, settings, group, self.generator)
         self.steps = math.ceil(len(self.train_index) / settings.batch_size)
         self.epoch, self.done = 1, 0  # the current epoch, and its number of finished steps
         self.totals = [0.0] * 4  # sums of the metrics over this epoch's checked steps
@@ -198,7 +202,8 @@ class Trainer:
     def _validate(self) -> list[float]:
         """Reconstruction, KL and objective, as means over the held-out images."""
         shard = self.group.shard(len(self.held_out))
-        sums = sum_terms(self.vae, self.held_out[shard], self.held_out_noise[:, shard], self.settings)
+        y = None if self.held_out_labels is None else self.held_out_labels[shard]
+        sums = sum_terms(self.vae, self.held_out[shard], self.held_out_noise[:, shard], self.settings, y)
         self.group.all_reduce_sum_(sums)
         terms = (sums / len(self.held_out)).tolist()
         if not all(map(math.isfinite, terms)):
@@ -237,6 +242,7 @@ def sum_terms(
     x: Float[Tensor, "images pixels"],
     noise: Float[Tensor, "samples images latent"],
     settings: Train,
+    y: Labels = None,
 ) -> Float[Tensor, " terms"]:
     """Reconstruction, KL and objective, summed over all images.
 
@@ -244,7 +250,8 @@ def sum_terms(
     """
     vae.eval()
     beta, objective, parts = torch.tensor(settings.beta), OBJECTIVES[settings.objective], []
-    for xs, ns in zip(x.split(settings.batch_size), noise.split(settings.batch_size, dim=1), strict=True):
-        samples = draw(vae, xs, ns)
+    for start in range(0, max(len(x), 1), settings.batch_size):  # one batch at least: a process may have no images
+        part = slice(start, start + settings.batch_size)
+        samples = draw(vae, x[part], noise[:, part], None if y is None else y[part])
         parts.append(torch.stack([*samples.elbo, objective(samples, beta)]).cpu().double())
     return torch.cat(parts, 1).sum(1)

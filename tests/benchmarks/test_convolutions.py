@@ -30,7 +30,7 @@ def test_the_benchmark_measures_training_and_evaluation(
 
 def test_the_convolutions_alone_have_the_shapes_of_the_network(tiny: Dataset) -> None:
     settings = model_settings(network="conv", width=4, depth=1, latent=3)
-    encoder = conv.Encoder(settings, tiny.format(), 6)
+    encoder = conv.Encoder(settings, tiny.format(), 0, 6)
     found = convolutions.convolutions(encoder, torch.rand(7, 30), torch.float32, True)
     layers = [layer for layer in encoder.modules() if isinstance(layer, torch.nn.Conv2d)]
     assert [each.layer.weight.shape for each in found] == [layer.weight.shape for layer in layers]

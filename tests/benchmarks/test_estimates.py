@@ -63,7 +63,7 @@ def test_a_summary_of_nothing_has_no_wrong_estimate() -> None:
 
 
 def test_speed_and_cost_are_measured(vae: VAE, generator: torch.Generator) -> None:
-    whole = prepare(vae, torch.rand(3, 30, generator=generator), SETTINGS)
+    whole = prepare(vae, torch.rand(3, 30, generator=generator), None, SETTINGS)
     assert all(rate > 0 for rate in likelihood.speed(vae, whole, 32, 1).values())
     costs = likelihood.accuracy(whole, 64)
     assert set(costs) == set(PROPOSALS)
@@ -75,8 +75,9 @@ def test_missed_estimates_are_counted(
 ) -> None:
     path = tmp_path / "vae.safetensors"
     description = Description(
-        model=MODEL, **asdict(vae.images), dataset="none", data_sha256="0" * 64, epoch=1, validation=0.1, seed=0
-    )
+        model=MODEL, **asdict(vae.images), shares=(), dataset="none", data_sha256="0" * 64, epoch=1, validation=0.1,
+        seed=0,
+    )  # fmt: skip
     save_checkpoint(path, vae.state_dict(), description)
     save_dataset(tmp_path / "images.safetensors", tiny)
     words = ["--model", str(path), "--data", str(tmp_path / "images.safetensors"), "--images", "6"]
@@ -98,7 +99,7 @@ def test_the_start_that_leads_to_the_lower_mode_has_missed_the_other(vae: VAE, m
         return Estimate(**values | {"log_px": log_px, "trusted": trusted, "converged": trusted, "rescued": trusted})
 
     monkeypatch.setattr(missed.logpx, "estimate", estimate)
-    found = missed.by_start(vae, torch.rand(4, 30), SETTINGS)
+    found = missed.by_start(vae, torch.rand(4, 30), None, SETTINGS)
     assert found["encoder"] == {"trusted": 3, "missed": 1, "largest": 5.0}
     assert found["none"] == {"trusted": 3, "missed": 1, "largest": 7.0}
 

@@ -21,7 +21,7 @@ SETTINGS = Settings(chains=32, temperatures=40, leapfrog=3, acceptance=0.8)
 
 def problem(vae: VAE, x: torch.Tensor, proposal: str = "prior", first: int = 0, **changes: Any) -> Problem:
     """Annealing of images first, first + 1, ..."""
-    whole = prepare(vae, x, block.Settings(proposal=proposal, chunk=100_000, seed=3))
+    whole = prepare(vae, x, None, block.Settings(proposal=proposal, chunk=100_000, seed=3))
     whole = replace(whole, images=whole.images + first)
     return Problem(whole, fit_proposal(whole).proposal, replace(SETTINGS, **changes))
 

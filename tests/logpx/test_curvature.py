@@ -194,6 +194,7 @@ def test_a_prior_that_is_a_distribution_has_its_closed_form(linear: Linear, gene
     """z = 1 + 2 e: log p(x) is that of N(b + W 1, 4 W Wᵀ + σ² I)."""
     x = linear.sample(6, generator)
     plain = joint(linear.vae())
+    assert isinstance(plain, logpx.Decoder)
     moved: Any = TransformedDistribution(normal(0.0, 1.0, 3), [AffineTransform(1.0, 2.0)], validate_args=False)
     model = logpx.Decoder(plain.decode, plain.observation, moved)
     found = logpx.estimate(model, x, latent=3)

@@ -17,7 +17,7 @@ from logpx.prior_monte_carlo import prior_monte_carlo
 from logpx.weights import Diagnosis, pareto_khat
 from pipeline.config import Params
 from pipeline.data.dataset import Dataset
-from pipeline.evaluation.settings import estimator, joint, prepare
+from pipeline.evaluation.settings import estimator, given_noise, joint, prepare
 from pipeline.model.vae import VAE
 from pipeline.training.fit import fit
 from tests.support import Linear, flat_format, model_settings
@@ -26,7 +26,7 @@ SETTINGS = Settings(samples=256, budget=1024, chunk=1024, seed=5)
 
 
 def estimate(vae: VAE, x: torch.Tensor, proposal: str = "mixture", **changes: Any) -> Estimate:
-    return estimate_whole(prepare(vae, x, replace(SETTINGS, proposal=proposal, **changes)))
+    return estimate_whole(prepare(vae, x, None, replace(SETTINGS, proposal=proposal, **changes)))
 
 
 def test_with_the_exact_posterior_the_estimate_is_exact(linear: Linear, generator: torch.Generator) -> None:
@@ -55,7 +55,7 @@ def test_every_proposal_converges_to_the_density(
 def test_prior_monte_carlo_converges_if_the_posterior_is_wide(linear: Linear, generator: torch.Generator) -> None:
     wide = Linear(linear.w, linear.b, sigma=1.5)
     x = wide.sample(6, generator)
-    result = prior_monte_carlo(joint(wide.vae()), x, latent=3, samples=20_000, seed=5, chunk=4)
+    result = prior_monte_carlo(given_noise(wide.vae(), None), x, latent=3, samples=20_000, seed=5, chunk=4)
     standard_error = (1 / result.ess - 1 / 20_000).sqrt()
     # Six images at 4.5 standard errors: fails for one seed in 24 000, and the seed is fixed.
     assert ((result.log_px - wide.log_px(x)).abs() < 4.5 * standard_error).all()
@@ -83,7 +83,7 @@ def test_another_proposal_is_trusted_only_if_the_mixture_agrees(generator: torch
 
 def diagnose_encoder(vae: VAE, x: torch.Tensor) -> Diagnosis:
     """The encoder's estimates judged by their weights alone."""
-    whole = prepare(vae, x, replace(SETTINGS, proposal="encoder", chunk=100_000))
+    whole = prepare(vae, x, None, replace(SETTINGS, proposal="encoder", chunk=100_000))
     return importance.measure(whole, importance.fit_proposal(whole).proposal)[0]
 
 
@@ -139,8 +139,8 @@ def test_there_are_no_pilots_when_the_budget_allows_no_other_level(
     monkeypatch.setattr(importance, "_needs_more", lambda *_, **__: pytest.fail("pilots have nothing to decide"))
     vae, x = linear.vae(), linear.sample(5, generator)
     settings = replace(SETTINGS, samples=256, budget=1023)
-    fitted = importance.fit_proposal(prepare(vae, x, settings)).evaluations
-    assert estimate_whole(prepare(vae, x, settings)).evaluations.tolist() == (fitted + 256).tolist()
+    fitted = importance.fit_proposal(prepare(vae, x, None, settings)).evaluations
+    assert estimate_whole(prepare(vae, x, None, settings)).evaluations.tolist() == (fitted + 256).tolist()
 
 
 def test_a_regression_in_more_dimensions_gets_more_gradients() -> None:
@@ -159,8 +159,8 @@ def test_evaluations_count_fit_pilots_gradients_and_samples(
     )
     vae, x = linear.vae(), linear.sample(5, generator)
     settings = replace(SETTINGS, samples=64, budget=1024)
-    fit = importance.fit_proposal(prepare(vae, x, settings))
-    found = estimate_whole(prepare(vae, x, settings))
+    fit = importance.fit_proposal(prepare(vae, x, None, settings))
+    found = estimate_whole(prepare(vae, x, None, settings))
     assert (found.samples == 256).all()
     expected = fit.evaluations + (32 + 2 * 128 + 128 + 256)
     assert found.evaluations.tolist() == expected.tolist()
@@ -210,7 +210,7 @@ def test_the_decoder_never_sees_more_than_a_chunk(linear: Linear, generator: tor
     seen: list[int] = []
     vae.decoder.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:-1].numel()))
     estimate(vae, x, "encoder", samples=1000, budget=1000, chunk=512)
-    prior_monte_carlo(joint(vae), x, latent=3, samples=1000, seed=0, chunk=512)
+    prior_monte_carlo(given_noise(vae, None), x, latent=3, samples=1000, seed=0, chunk=512)
     assert max(seen) <= 512
     assert sum(seen) == 2 + 30 * 1000 + 1000  # the model is tried on two samples first; the last level has no pilots
 
@@ -224,7 +224,7 @@ def test_the_output_of_a_chunk_fits_the_cache() -> None:
 
 def test_blocks_cover_all_images_once(linear: Linear, generator: torch.Generator) -> None:
     vae, x = linear.vae(), linear.sample(300, generator)
-    blocks = block.blocks(prepare(vae, x, replace(SETTINGS, chunk=128)))
+    blocks = block.blocks(prepare(vae, x, None, replace(SETTINGS, chunk=128)))
     assert [image for part in blocks for image in part.images.tolist()] == list(range(300))
     assert max(map(len, blocks)) == 128 // 3
 
@@ -266,8 +266,8 @@ def test_rounding_changes_log_px_by_less_than_promised(params: Params, tiny: Dat
     list(fit(vae, tiny.train_images.flatten(1), params.train.model_copy(update={"epochs": 40})))
     x = vae.images.read_fixed(tiny.test_images, 1)
     settings = estimator(params.evaluate, vae)
-    first = estimate_whole(prepare(vae, x, settings))
-    other = estimate_whole(prepare(vae.double(), x.double(), settings))
+    first = estimate_whole(prepare(vae, x, None, settings))
+    other = estimate_whole(prepare(vae.double(), x.double(), None, settings))
     assert not torch.equal(first.log_px, other.log_px)
     assert (first.log_px - other.log_px).abs().mean() < 1e-3
 

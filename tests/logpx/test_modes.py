@@ -126,7 +126,7 @@ def test_two_modes_are_found_with_their_shares(name: str, start: float | None) -
 
 
 def find(linear: Linear, x: Tensor, **settings: Any) -> tuple[Block, modes.Modes]:
-    block = prepare_vae(linear.vae(shift=0.3), x, Settings(chunk=100_000, **settings))
+    block = prepare_vae(linear.vae(shift=0.3), x, None, Settings(chunk=100_000, **settings))
     return block, modes.find(block)
 
 

@@ -27,14 +27,14 @@ def some_noise(samples: int, batch: int, latent: int, block: int = 0) -> Noise:
 
 def propose(name: str, vae: VAE, x: torch.Tensor, degrees_of_freedom: float | None = None) -> Fit:
     """The proposal before refinement."""
-    block = prepare(vae, x, Settings(proposal=name, chunk=100_000, degrees_of_freedom=degrees_of_freedom))
+    block = prepare(vae, x, None, Settings(proposal=name, chunk=100_000, degrees_of_freedom=degrees_of_freedom))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importance, "_refined", lambda block, proposal, level: proposal)
         return importance.fit_proposal(block)
 
 
 def find(vae: VAE, x: torch.Tensor, start: torch.Tensor) -> modes.Modes:
-    return modes.find(replace(prepare(vae, x, Settings(chunk=100_000)), start=start))
+    return modes.find(replace(prepare(vae, x, None, Settings(chunk=100_000)), start=start))
 
 
 def fit_laplace(vae: VAE, x: torch.Tensor, start: torch.Tensor) -> modes.Peak:
@@ -76,7 +76,7 @@ def test_the_mode_of_a_curved_decoder_is_found(generator: torch.Generator) -> No
     fit = fit_laplace(vae, x, torch.zeros(40, 3, dtype=torch.float64))
     assert fit.converged.double().mean() > 0.9
     z = fit.mode.clone().requires_grad_()
-    (vae.decoder(z).log_prob(x) + vae.prior.log_prob(z)).sum().backward()
+    (vae.decoder(z).log_prob(x) + vae.prior().log_prob(z)).sum().backward()
     assert z.grad is not None
     gain = 0.5 * (z.grad * torch.cholesky_solve(z.grad[..., None], fit.cholesky)[..., 0]).sum(-1)
     assert (gain[fit.converged] < laplace.TOLERANCE).all()

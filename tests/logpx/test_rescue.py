@@ -28,7 +28,7 @@ def not_trusted(log_w: Tensor) -> Diagnosis:
 
 
 def prepared(linear: Linear, x: Tensor, **changes: Any) -> Block:
-    return prepare(linear.vae(), x, replace(Settings(budget=1024, chunk=100_000, seed=2), **changes))
+    return prepare(linear.vae(), x, None, replace(Settings(budget=1024, chunk=100_000, seed=2), **changes))
 
 
 def wrong(linear: Linear, x: Tensor) -> Proposal:

@@ -152,7 +152,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "verify.chains": (2, 128), "verify.temperatures": (2, 10**30), "verify.leapfrog": COUNT,
     "verify.acceptance": (LEAST, 1 - STEP), "verify.curve_images": COUNT, "verify.curve_samples": (8, 10**30),
     "verify.gap_steps": COUNT, "verify.gap_samples": (2, 10**30), "verify.seed": SEED, "compare.images": COUNT,
-    "compare.samples": (32, 10**30), "compare.seed": SEED, "render.columns": (2, 30), "render.steps": (3, 30),
+    "compare.samples": (32, 10**30), "compare.seed": SEED, "judge.steps": COUNT, "judge.batch_size": COUNT,
+    "judge.learning_rate": (LEAST, 1e308), "judge.seed": SEED, "sample.images": (2, 10**6), "sample.seed": SEED,
+    "model.couplings": (1, 64), "render.columns": (2, 30), "render.steps": (3, 30),
     "render.seed": SEED, "runtime.processes": (1, 1024), "recovery.save_every": (LEAST, 1e308),
 }  # fmt: skip
 
@@ -260,3 +262,30 @@ def test_a_refusal_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: params.yaml: 2 mistakes; nothing was run")
     assert len(result.stderr.splitlines()) == 3
+
+
+def test_a_flow_needs_two_coordinates(tmp_path: Path) -> None:
+    flow = ("  prior: normal", "  prior: flow")
+    assert mistakes(write(tmp_path, flow, ("  latent: 16", "  latent: 1"))) == [
+        "  model.prior = flow couples coordinates of z: set model.latent to 2 or more"
+    ]
+    assert load_params(write(tmp_path, flow, ("  latent: 16", "  latent: 2"))).model.prior == "flow"
+    assert load_params(write(tmp_path, ("  latent: 16", "  latent: 1"))).model.latent == 1
+
+
+@pytest.mark.parametrize(("section", "most"), [("evaluate", 1000), ("compare", 100)])
+def test_a_conditional_model_measures_few_images_since_each_has_every_label(section: str, most: int) -> None:
+    content = read_yaml(ROOT / "params.yaml")
+    content["model"]["condition"] = "label"
+    content["evaluate"]["images"], content["compare"]["images"] = 1000, 100
+    assert check_params(Path("x.yaml"), content).model.condition == "label"
+    content[section]["images"] = most + 1
+    with pytest.raises(ParameterError) as caught:
+        check_params(Path("x.yaml"), content)
+    message = (
+        f"{section}.images = {most + 1}: model.condition = label measures every image with every label; "
+        f"set it to {most} or less"
+    )
+    assert str(caught.value).splitlines()[1:] == [f"  {message}"]
+    content["model"]["condition"] = "none"
+    check_params(Path("x.yaml"), content)

@@ -47,7 +47,7 @@ def test_all_stages_give_the_numbers_of_the_cpu(
     small_params: Callable[..., Path], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_params(evaluate__images=40)
-    stages = ("train", "evaluate", "verify", "compare", "render")
+    stages = ("train", "evaluate", "verify", "compare", "judge", "sample", "render")
     for name in ("download", *stages):
         assert run(name) == 0
     expected = numbers()

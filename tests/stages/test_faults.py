@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.model.checkpoint import load_checkpoint, save_checkpoint
 from stages import evaluate
+from tests.stages.test_stages import CONDITIONAL
 from tests.support import STAGES, Run, command, outputs, run_in_process, write_params
 
 IMAGES = (2051).to_bytes(4, "big") + (60_000).to_bytes(4, "big") + (28).to_bytes(4, "big") * 2 + bytes(60_000 * 784)
@@ -190,7 +191,7 @@ def test_images_with_a_value_that_is_not_finite_are_counted_and_shown(
         assert f"{count + 1} test images have a non-finite ELBO or log p(x)" in text
     pictures = pd.read_parquet("reports/pictures.parquet")
     left_out = pictures.loc[pictures["left_out"] != "", "picture"].to_list()
-    assert left_out == (["manifold"] if count == 2 else ["manifold", "gaps"])
+    assert set(left_out) - CONDITIONAL == ({"manifold"} if count == 2 else {"manifold", "gaps"})
 
 
 def test_too_little_memory_is_reported_before_work(

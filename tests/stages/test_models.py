@@ -23,6 +23,7 @@ FEW: dict[str, Any] = {
     "train__epochs": 1, "train__batch_size": 256, "evaluate__images": 6, "evaluate__comparison": 3,
     "evaluate__training_images": 4, "evaluate__samples": 32, "evaluate__budget": 32, "evaluate__elbo_samples": 4,
     "evaluate__prior_samples": 20, "verify__images": 2, "compare__images": 4, "verify__curve_images": 2,
+    "judge__steps": 20, "sample__images": 40,
 }  # fmt: skip
 MODELS: dict[str, dict[str, Any]] = {
     **{name: {"model__observation": name} for name in OBSERVATIONS},
@@ -33,11 +34,12 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "learned sigma, beta": {"model__sigma": "learned", "train__objective": "beta", "train__beta": 0.5},
     "convolutions": {"model__network": "conv", "model__width": 2, "model__observation": "logistic"},
+    "flow and label": {"model__prior": "flow", "model__condition": "label", "model__observation": "logistic"},
 }  # fmt: skip
 
 
 # The others run with the slow tests: most of the time is spent on drawing all pictures.
-ALWAYS = {"bernoulli", "convolutions"}
+ALWAYS = {"bernoulli", "convolutions", "flow and label"}
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,8 @@ def test_every_stage_runs_and_the_report_names_the_model(
     for stage in STAGES:
         assert run(stage) == 0, capsys.readouterr().err
     assert "Error" not in capsys.readouterr().err  # no picture failed
-    check_outputs(tmp_path, manifold=False)
     params = load_params()
+    check_outputs(tmp_path, manifold=False, conditional=params.model.condition == "label")
 
     table = pd.read_parquet("reports/images.parquet")
     assert len(table) == 6

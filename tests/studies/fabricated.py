@@ -35,4 +35,4 @@ def write(folder: Path, *made: Record) -> None:
     """Write records with pictures of noise."""
     noise = np.random.default_rng(0).random((1, 2, 4, 4))
     for one in made:
-        records.write(one, plotting.grid(noise), folder)
+        records.write(one, records.Pictures(plotting.grid(noise), np.full((records.SAMPLES, 28, 28), 0.5)), folder)

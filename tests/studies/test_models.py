@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.data.image_format import ImageFormat
@@ -14,7 +15,7 @@ from pipeline.evaluation import ladder
 from pipeline.report.html import format_number
 from studies import experiments, models, models_figure, models_page, records
 from studies.rungs import DEFAULT, RUNGS
-from tests.pipeline.report.artists import texts
+from tests.pipeline.report.artists import cell, texts
 from tests.studies.fabricated import record, write
 from tools import presets
 from tools.clones import sh
@@ -25,8 +26,11 @@ SOME = (
     record("default", 857.25, images=10_000, ceiling=1356.7, log_px_se=3.25),
     record("good", 3668.25, train_seconds=None, settings={"train": {"epochs": 5}}),
     record("iwae", -85.75, binarise="dynamic", histogram=-206.0, baselines={"histogram": -206.0}, ceiling=0.0),
-    record("logistic", 3497.75),
-)
+    record(
+        "logistic", 3497.75, recognised=0.345, recognised_real=0.966, asked_for=0.875, frechet=41.5, frechet_real=2.75,
+        log_px_given_label=3499.25, accuracy=0.978,
+    ),
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -75,6 +79,32 @@ def test_the_page_has_the_numbers_of_every_record(page: Path, kind: str) -> None
     assert "abc-dirty" in text
 
 
+@pytest.mark.parametrize("kind", ["md", "html"])
+def test_the_page_has_the_numbers_of_samples_if_they_are_known(page: Path, kind: str) -> None:
+    lines = (page / f"models.{kind}").read_text(encoding="utf-8").splitlines()
+    lines = lines[next(i for i, line in enumerate(lines) if "accuracy as a classifier" in line) :]
+    cells = {
+        name: re.split(
+            r" *\| *|</td><td[^>]*>", next(line for line in lines if f"{name}<" in line or f" {name} " in line)
+        )
+        for name in ("logistic", "good")
+    }
+    numbers = ["34.5 %", "96.6 %", "87.5 %", "41.5", "2.8", "3499.2", "97.8 %"]
+    assert [text.partition("<")[0] for text in cells["logistic"] if text and text[0].isdigit()] == numbers
+    assert sum(text.startswith("–") for text in cells["good"]) == 7
+
+
+def test_the_page_has_a_row_of_samples_of_each_model(tmp_path: Path) -> None:
+    write(tmp_path / "models", SOME[0], SOME[1])
+    (tmp_path / "models/good_samples.png").unlink()  # a record of older code
+    figure = models_page.draw_samples([SOME[0]], tmp_path)
+    (panel,) = figure.axes
+    assert texts(panel.get_yticklabels()) == ["default\nGaussian, σ² = 0.005"]
+    assert cell(panel, 0, 9, 28, 28) == pytest.approx(np.full((28, 28), 0.5), abs=1 / 255)
+    models_page.write({"default": SOME[0], "good": SOME[1]}, tmp_path)
+    assert (tmp_path / "models_samples.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_page_says_which_models_clear_the_bar(page: Path) -> None:
     text = (page / "models.md").read_text(encoding="utf-8")
     for one, side in ((SOME[0], "below"), (SOME[1], "above")):
@@ -101,9 +131,9 @@ def test_the_page_opens_offline(page: Path) -> None:
     html = (page / "models.html").read_text(encoding="utf-8")
     assert re.findall(r'(?:src|href)="(?!data:)[^"]*"', html) == []
     assert "<script" not in html
-    assert html.count('src="data:image/png;base64,') == 2 + len(SOME)
+    assert html.count('src="data:image/png;base64,') == 3 + len(SOME)
     links = re.findall(r"\]\(([^)]+\.png)\)", (page / "models.md").read_text(encoding="utf-8"))
-    assert len(links) == 2 + len(SOME)
+    assert len(links) == 3 + len(SOME)
     assert all((page / link).read_bytes().startswith(b"\x89PNG") for link in links)
 
 

@@ -35,10 +35,21 @@ def model(tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tra
     settings = model_settings(latent=2, encoder=[4], decoder=[4], activation="relu", sigma=0.1)
     torch.manual_seed(0)
     description = Description(
-        model=settings, height=6, width=5, grey_levels=17, binarise="none", dataset="tiny", data_sha256="d", epoch=1,
-        validation=0.1, seed=0,
+        model=settings, height=6, width=5, grey_levels=17, binarise="none", shares=(), dataset="tiny", data_sha256="d",
+        epoch=1, validation=0.1, seed=0,
     )  # fmt: skip
     return TrainedModel(VAE(settings, tiny.format()).eval(), description, "m")
+
+
+def changed(model: TrainedModel, tiny: Dataset, **changes: Any) -> TrainedModel:
+    """A model with other settings."""
+    settings = model.description.model.model_copy(update=changes)
+    torch.manual_seed(0)
+    vae = VAE(settings, tiny.format(), tiny.class_shares()).eval()
+    with torch.no_grad():  # a flow is the identity before training
+        for parameter in vae.prior.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model._replace(vae=vae, description=model.description.model_copy(update={"model": settings}))
 
 
 @pytest.mark.parametrize("name", list(STUDIES))
@@ -106,3 +117,41 @@ def test_a_model_comes_from_the_cache_of_dvc(
         UserError, match=r"models/vae.safetensors of other is not in DVC's cache: gone; remove the experiment"
     ):
         page.load_experiment_model("other")
+
+
+def test_a_learned_sigma_is_the_one_that_was_learned(
+    model: TrainedModel, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = changed(model, tiny, sigma="learned")
+    assert learned.vae.decoder.log_sigma is not None
+    with torch.no_grad():
+        learned.vae.decoder.log_sigma.fill_(np.log(0.125))
+    monkeypatch.setattr(page, "load_experiment_model", lambda rev: learned)
+    page.write("latent", STUDIES["latent"], {2.0: outcome(-1.25), 4.0: outcome(12.5)}, Path("reports/studies"))
+    rows = json.loads(Path("reports/studies/latent.json").read_text(encoding="utf-8"))["experiments"]
+    assert [row["sigma"] for row in rows] == pytest.approx([0.125, 0.125])
+
+
+def test_a_study_of_models_without_sigma_has_a_page(
+    model: TrainedModel, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logistic = changed(model, tiny, observation="logistic")
+    monkeypatch.setattr(page, "load_experiment_model", lambda rev: logistic)
+    page.write("latent", STUDIES["latent"], {2.0: outcome(-1.25), 4.0: outcome(12.5)}, Path("reports/studies"))
+    rows = json.loads(Path("reports/studies/latent.json").read_text(encoding="utf-8"))["experiments"]
+    assert [row["sigma"] for row in rows] == [None, None]
+
+
+def test_images_of_a_conditional_model_with_a_flow_have_their_labels(model: TrainedModel, tiny: Dataset) -> None:
+    conditional = changed(model, tiny, prior="flow", condition="label")
+    vae = conditional.vae
+    (panel,) = page.draw_images(STUDIES["latent"], {2.0: conditional}).axes
+    x, y = (tiny.test_images[:6].flatten(1) + 0.5) / 17, tiny.test_labels[:6].long()
+    noise = torch.randn(9, 256, generator=torch.Generator().manual_seed(0))[:, :2]
+    asked = torch.arange(9) % 5
+    with torch.no_grad():
+        decoded = vae.decoder(vae.encoder(x, y).mean, y).mean
+        samples = vae.decoder(vae.prior.from_noise(noise, asked), asked).mean
+    assert cell(panel, 1, 4, 6, 5).flatten() == pytest.approx(decoded[4].numpy(), abs=1e-6)
+    for column in (0, 6):
+        assert cell(panel, 1, 7 + column, 6, 5).flatten() == pytest.approx(samples[column].numpy(), abs=1e-6)

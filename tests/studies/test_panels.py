@@ -90,3 +90,11 @@ def test_shares_of_images_are_in_percent() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.0707107, "0.071"), (0.3, "0.3"), (16.0, "16"), (2048.0, "2048")])
 def test_values_are_short_labels(value: float, text: str) -> None:
     assert short(value) == text
+
+
+def test_without_gaussian_pixels_there_is_neither_a_ceiling_nor_a_residual() -> None:
+    rows = table(sigma=[0.1, np.nan, np.nan])
+    assert "ceiling of σ" not in [line.get_label() for line in panel_of("log_px", rows).lines]
+    panel = panel_of("residual", rows)
+    assert not panel.lines
+    assert texts(panel.texts) == ["only Gaussian pixels\nhave a residual"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 from pipeline.config import load_params, read_yaml
 from pipeline.data.dataset import load_dataset
 from pipeline.errors import UserError
-from pipeline.model.checkpoint import load_model
+from pipeline.model.checkpoint import Description, TrainedModel, load_model
+from pipeline.model.vae import VAE
+from pipeline.report import plotting
 from studies import records
 from tests.pipeline.report.artists import cell, texts
 from tests.studies.fabricated import record, write
-from tests.support import ROOT, write_params
+from tests.support import ROOT, model_settings, write_params
 from tools.clones import sh
 
 
@@ -34,6 +37,11 @@ def test_a_record_has_what_the_stages_measured(results: Path, made: records.Reco
         assert getattr(made, f"{part}_log_px") == metrics["evaluate"][part]["log_px"]
     assert made.histogram == compare["histogram"]
     assert made.above_histogram == pytest.approx(test["log_px"] - compare["histogram"], abs=1e-3)
+    sample = metrics["sample"]["sample"]
+    for key in ("recognised", "recognised_se", "recognised_real", "frechet", "frechet_real"):
+        assert getattr(made, key) == sample[key], key
+    # What only a conditional model has.
+    assert (made.asked_for, made.log_px_given_label, made.accuracy) == (None, None, None)
     assert set(made.baselines) == {"uniform", "variances", "covariance", "histogram"}
     assert made.training_environment == metrics["train"]["environment"]
     assert (made.name, made.dataset, made.binarise, made.revision) == ("fast", "digits", "none", "abc")
@@ -56,6 +64,14 @@ def test_a_record_is_the_same_after_writing_and_reading(tmp_path: Path, made: re
     found = records.read(tmp_path, ["good", "fast", "missing"])
     assert found == {"good": record("good", 3650.0), "fast": made}
     assert (tmp_path / "fast.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_record_of_older_code_has_no_numbers_of_samples(tmp_path: Path) -> None:
+    older = record("good", 3650.0).model_dump(mode="json")
+    for key in (*records.CONDITIONAL, *records.JUDGED):
+        assert older.pop(key) is None
+    (tmp_path / "good.json").write_text(json.dumps(older))
+    assert records.read(tmp_path, ["good"]) == {"good": record("good", 3650.0)}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"name": "good"}', '{"unknown": 3}'])
@@ -140,6 +156,49 @@ def test_the_picture_has_images_reconstructions_and_two_kinds_of_samples(results
     sigma = load_params(results / "params.yaml").model.sigma
     assert isinstance(sigma, float)
     assert np.abs(np.clip(mean, 0, 1) - drawn).max() < 5 * sigma + 1 / 16
+
+
+def test_the_samples_of_a_model_are_written_and_read(results: Path, tmp_path: Path, made: records.Record) -> None:
+    model = load_model(results / records.MODEL, torch.device("cpu"))
+    drawn = records.draw_samples(model, (8, 8))
+    noise = torch.randn(10, 3, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert drawn.reshape(10, 64) == pytest.approx(model.vae.decoder(noise).mean.numpy(), abs=1e-6)
+    pictures = records.make("fast", results, None)[1]
+    records.write(made, pictures, tmp_path)
+    assert plotting.read_strip(tmp_path / "fast_samples.png", 10) == pytest.approx(drawn, abs=0.5 / 255 + 1e-6)
+
+
+def conditional(prior: str) -> TrainedModel:
+    """A conditional model of 8 × 8 pixels and three classes, of which one has no training image."""
+    torch.manual_seed(0)
+    settings = model_settings(latent=2, encoder=[4], decoder=[4], sigma=0.1, prior=prior, condition="label")
+    description = Description(
+        model=settings, height=8, width=8, grey_levels=17, binarise="none", shares=(0.5, 0.0, 0.5), dataset="digits",
+        data_sha256="d", epoch=1, validation=0.1, seed=0,
+    )  # fmt: skip
+    vae = VAE(settings, description.images, description.shares).eval()
+    with torch.no_grad():  # a flow is the identity before training
+        for parameter in vae.prior.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return TrainedModel(vae, description, "m")
+
+
+@pytest.mark.parametrize("prior", ["normal", "flow"])
+def test_a_conditional_model_is_asked_for_each_class_in_turn(results: Path, prior: str) -> None:
+    model, dataset = conditional(prior), load_dataset(results / records.DATA)
+    vae = model.vae
+    dataset = replace(dataset, test_labels=dataset.test_labels % 2 * 2)
+    (panel,) = records.picture(model, dataset).axes
+    assert texts(panel.get_yticklabels())[2].startswith("each digit in turn")
+    noise, asked = torch.randn(12, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2] * 6)
+    x, y = model.vae.images.read_clean(dataset.test_images[:12]), dataset.test_labels[:12].long()
+    with torch.no_grad():
+        samples = vae.decoder(vae.prior.from_noise(noise, asked), asked).mean.numpy()
+        reconstructions = vae.decoder(vae.encoder(x, y).mean, y).mean.numpy()
+    for column in (0, 5):
+        assert cell(panel, 1, column, 8, 8).flatten() == pytest.approx(reconstructions[column], abs=1e-6)
+        assert cell(panel, 2, column, 8, 8).flatten() == pytest.approx(samples[column], abs=1e-6)
 
 
 def test_black_and_white_images_are_drawn_black_and_white() -> None:

@@ -124,3 +124,23 @@ def test_every_stage_refuses_before_it_works(
     (message,) = capsys.readouterr().err.splitlines()
     assert "train_images are torch.float32, not torch.uint8" in message
     assert outputs(folder) == before
+
+
+def test_shares_of_classes_are_those_of_the_training_images(tiny: Dataset) -> None:
+    """From class 0 to the largest label anywhere: a class may have no training images."""
+    assert tiny.class_shares() == pytest.approx((0.2,) * 5)
+    train = torch.tensor([1] * 45 + [3] * 15, dtype=torch.uint8)
+    dataset = replace(tiny, train_labels=train, test_labels=torch.full((20,), 5, dtype=torch.int16))
+    assert dataset.class_shares() == (0.0, 0.75, 0.0, 0.25, 0.0, 0.0)
+    one = replace(tiny, train_labels=torch.zeros(60).long(), test_labels=torch.zeros(20).long())
+    assert one.class_shares() == (1.0,)
+
+
+def test_too_many_classes_are_refused(tiny: Dataset) -> None:
+    def with_label(label: int) -> Dataset:
+        return replace(tiny, test_labels=torch.full((20,), label))
+
+    assert len(with_label(999).class_shares()) == 1000
+    for label in (1000, 2**62):  # before any memory is asked for
+        with pytest.raises(UserError, match=rf"data set tiny: labels up to {label}; at most 1000 classes are possible"):
+            with_label(label).class_shares()

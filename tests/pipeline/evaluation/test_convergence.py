@@ -19,7 +19,7 @@ def test_with_the_exact_posterior_the_curve_is_flat_and_has_no_error(
     linear: Linear, generator: torch.Generator
 ) -> None:
     x = linear.sample(6, generator)
-    curve = importance_curve(prepare(linear.vae(), x, SETTINGS), 32)
+    curve = importance_curve(prepare(linear.vae(), x, None, SETTINGS), 32)
     assert curve["evaluations"].tolist() == [4, 8, 16, 32]
     assert curve["method"].unique().tolist() == ["encoder"]
     truth = float(linear.log_px(x).mean())
@@ -30,8 +30,8 @@ def test_with_the_exact_posterior_the_curve_is_flat_and_has_no_error(
 def test_the_interval_is_that_of_the_mean_over_images(linear: Linear, generator: torch.Generator) -> None:
     """95 %: 1.96 times √(Σ se²) / images, by the delta method for each image."""
     vae, x = linear.vae(scale=1.5), linear.sample(6, generator)
-    curve = importance_curve(prepare(vae, x, SETTINGS), 32)
-    (block,) = blocks(prepare(vae, x, SETTINGS))
+    curve = importance_curve(prepare(vae, x, None, SETTINGS), 32)
+    (block,) = blocks(prepare(vae, x, None, SETTINGS))
     log_w = importance.sample_log_weights(block, importance.fit_proposal(block).proposal, Stream.ESTIMATE, 32)
     for count, point in zip((4, 8, 16, 32), curve.to_dict("records"), strict=True):
         w = (log_w[:count] - log_w.amax(0)).exp()
@@ -45,15 +45,15 @@ def test_a_fitted_proposal_starts_after_its_fit_refinement_and_pilots(
     linear: Linear, generator: torch.Generator
 ) -> None:
     vae, x, settings = linear.vae(), linear.sample(6, generator), replace(SETTINGS, proposal="mixture")
-    curve = importance_curve(prepare(vae, x, settings), 32)
-    (block,) = blocks(prepare(vae, x, settings))
+    curve = importance_curve(prepare(vae, x, None, settings), 32)
+    (block,) = blocks(prepare(vae, x, None, settings))
     before = float(importance.fit_proposal(block).evaluations.double().mean()) + importance.pilot_samples(64)
     assert curve["evaluations"].tolist() == pytest.approx([before + count for count in (4, 8, 16, 32)])
 
 
 def test_annealing_from_the_prior_approaches_the_truth_from_below(linear: Linear, generator: torch.Generator) -> None:
     x, settings = linear.sample(20, generator), annealing.Settings(16, 10, 3, 0.8)
-    curve = annealed_curve(prepare(linear.vae(), x, replace(SETTINGS, seed=4)), settings, [3, 60])
+    curve = annealed_curve(prepare(linear.vae(), x, None, replace(SETTINGS, seed=4)), settings, [3, 60])
     truth = float(linear.log_px(x).mean())
     first, last = curve["log_px"]
     assert first < last

@@ -12,7 +12,7 @@ from logpx.estimator import estimate_whole
 from logpx.prior_monte_carlo import prior_monte_carlo
 from pipeline.config import Params
 from pipeline.evaluation.elbo import elbos
-from pipeline.evaluation.settings import estimator, joint, prepare
+from pipeline.evaluation.settings import estimator, given_noise, prepare
 from pipeline.evaluation.test_images import Columns, measure
 from pipeline.process.distributed import SINGLE
 from pipeline.process.recovery import UnfinishedWork
@@ -27,16 +27,19 @@ def test_every_column_is_that_of_its_estimator(
     params: Params, linear: Linear, generator: torch.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vae, x = linear.vae(scale=1.5), linear.sample(20, generator)
+    y = torch.zeros(20, dtype=torch.long)
     evaluate = params.evaluate.model_copy(update=CHANGES)
     settings = estimator(evaluate, vae)
     used: list[Settings] = []
     estimate = estimators.estimate_block
     monkeypatch.setattr(estimators, "estimate_block", lambda block: used.append(block.settings) or estimate(block))
-    columns = measure(vae, x, evaluate, settings, UnfinishedWork(tmp_path, 1e9), SINGLE)
+    columns = measure(vae, x, y, evaluate, settings, UnfinishedWork(tmp_path, 1e9), SINGLE)
 
-    main = estimate_whole(prepare(vae, x, settings))
-    elbo = elbos(vae, x, samples=8, seed=settings.seed, chunk=settings.chunk)
-    prior = prior_monte_carlo(joint(vae), x, latent=3, samples=200, seed=settings.seed, chunk=settings.chunk)
+    main = estimate_whole(prepare(vae, x, y, settings))
+    elbo = elbos(vae, x, y, samples=8, seed=settings.seed, chunk=settings.chunk)
+    prior = prior_monte_carlo(
+        given_noise(vae, None), x, latent=3, samples=200, seed=settings.seed, chunk=settings.chunk
+    )
     expected: Columns = {
         "elbo": elbo.value, "reconstruction": elbo.reconstruction, "kl": elbo.kl, "log_px": main.log_px,
         "log_px_se": main.standard_error, "ess": main.ess, "khat": main.khat,
@@ -51,7 +54,7 @@ def test_every_column_is_that_of_its_estimator(
     first = next(found for found in used if found.proposal == "encoder")
     assert first == replace(settings, samples=equal, budget=equal, proposal="encoder")
     settings = replace(settings, samples=equal, budget=equal, proposal="encoder")
-    usual = estimate_whole(prepare(vae, x[:4], settings))
+    usual = estimate_whole(prepare(vae, x[:4], y[:4], settings))
     for name, values in (("encoder_log_px", usual.log_px), ("encoder_ess", usual.ess)):
         torch.testing.assert_close(columns[name][:4], values, rtol=0, atol=1e-9)
         assert columns[name][4:].isnan().all()
@@ -62,10 +65,11 @@ def test_finished_parts_are_not_measured_again(
     params: Params, linear: Linear, generator: torch.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vae, x = linear.vae(scale=1.5), linear.sample(20, generator)
+    y = torch.zeros(20, dtype=torch.long)
     evaluate = params.evaluate.model_copy(update=CHANGES | {"chunk": 128})  # several blocks
     settings, work = estimator(evaluate, vae), UnfinishedWork(tmp_path, 1e9)
-    columns = measure(vae, x, evaluate, settings, work, SINGLE)
+    columns = measure(vae, x, y, evaluate, settings, work, SINGLE)
     monkeypatch.setattr(estimators, "estimate_block", None)  # calling it would be an error
-    again = measure(vae, x, evaluate, settings, work, SINGLE)
+    again = measure(vae, x, y, evaluate, settings, work, SINGLE)
     for name, values in columns.items():
         torch.testing.assert_close(again[name], values, equal_nan=True)

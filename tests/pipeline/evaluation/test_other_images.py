@@ -80,7 +80,7 @@ def test_an_estimate_for_each_image_with_the_samples_and_the_seed_of_compare(par
     assert table["kind"].tolist() == ["blank"] * 3
     assert table["label"].tolist() == labels.tolist()
     x = vae.images.read_fixed(images, 5)
-    expected = estimate_whole(prepare(vae, x, replace(settings, samples=32, budget=32, seed=5)))
+    expected = estimate_whole(prepare(vae, x, None, replace(settings, samples=32, budget=32, seed=5)))
     assert table["log_px"].tolist() == expected.log_px.tolist()
     assert table["trusted"].tolist() == expected.trusted.tolist()
 

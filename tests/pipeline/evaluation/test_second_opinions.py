@@ -16,7 +16,7 @@ def test_they_agree_with_the_known_density(params: Params, linear: Linear, gener
     truth = linear.log_px(x)
     measured = pd.DataFrame({"label": 0, "log_px": truth, "log_px_se": 0.0, "trusted": True, "elbo": truth - 0.3})
     verify = params.verify.model_copy(update={"images": 8, "chains": 16, "temperatures": 20, "gap_steps": 150})
-    table = second_opinions.measure(vae, x, measured, verify, estimator(params.evaluate, vae))
+    table = second_opinions.measure(vae, x, None, measured, verify, estimator(params.evaluate, vae))
     assert table["kind"].tolist() == ["test"] * 8 + ["simulated"] * 8
     found = second_opinions.summarise(table)
     # The posterior is diagonal, so no gap is left to the best Gaussian. Standard errors here are below 0.05 nats.
@@ -36,9 +36,11 @@ def test_the_seed_is_that_of_verify_and_fixes_everything(
     verify = params.verify.model_copy(update={"images": 2, "temperatures": 3, "gap_steps": 1, "seed": 12})
     seeds = []
     prepare = second_opinions.prepare
-    monkeypatch.setattr(second_opinions, "prepare", lambda vae, x, now: seeds.append(now.seed) or prepare(vae, x, now))
+    monkeypatch.setattr(
+        second_opinions, "prepare", lambda vae, x, y, now: seeds.append(now.seed) or prepare(vae, x, y, now)
+    )
     settings = estimator(params.evaluate, vae)
-    one, same = (second_opinions.measure(vae, x, measured, verify, settings) for _ in range(2))
+    one, same = (second_opinions.measure(vae, x, None, measured, verify, settings) for _ in range(2))
     assert seeds == [12] * 4
     pd.testing.assert_frame_equal(one, same)  # the simulated images too
 
@@ -49,16 +51,16 @@ def test_there_is_a_curve_for_every_method(params: Params, linear: Linear, gener
     changes = {"curve_images": 2, "curve_samples": 16, "curve_temperatures": (3, 5), "chains": 4}
     verify = params.verify.model_copy(update=changes)
     settings = estimator(params.evaluate, vae)
-    curves = second_opinions.curves(vae, x, measured, verify, settings)
+    curves = second_opinions.curves(vae, x, None, measured, verify, settings)
     assert curves["method"].value_counts().to_dict() == {
         "prior": 3, "encoder": 3, "laplace": 3, "mixture": 3, "annealed": 2,
     }  # fmt: skip
     # An image without a finite log p(x) is not among them.
     x[0], measured.loc[0, "log_px"] = torch.nan, np.nan
     pd.testing.assert_frame_equal(
-        second_opinions.curves(vae, x, measured, verify, settings),
-        second_opinions.curves(vae, x[1:], measured.tail(3), verify, settings),
+        second_opinions.curves(vae, x, None, measured, verify, settings),
+        second_opinions.curves(vae, x[1:], None, measured.tail(3), verify, settings),
     )
-    nowhere = second_opinions.curves(vae, x * torch.nan, measured * np.nan, verify, settings)
+    nowhere = second_opinions.curves(vae, x * torch.nan, None, measured * np.nan, verify, settings)
     assert len(nowhere) == len(curves)
     assert not np.isfinite(nowhere["log_px"]).any()

@@ -12,13 +12,13 @@ from pipeline.errors import UserError
 from pipeline.model.checkpoint import Description, load_checkpoint, load_model, load_weights, save_checkpoint
 from pipeline.model.vae import VAE
 from pipeline.storage.files import sha256
-from tests.support import flat_format, model_settings
+from tests.support import flat_format, model_settings, moved
 
 MODEL = model_settings(latent=2, encoder=[4], decoder=[4, 5], activation="tanh", sigma=0.2)
 IMAGES = ImageFormat(6, 5, 17)
 DESCRIPTION = Description(
-    model=MODEL, height=6, width=5, grey_levels=17, binarise="none", dataset="tiny", data_sha256="0" * 64, epoch=3,
-    validation=0.2, seed=4,
+    model=MODEL, height=6, width=5, grey_levels=17, binarise="none", shares=(), dataset="tiny", data_sha256="0" * 64,
+    epoch=3, validation=0.2, seed=4,
 )  # fmt: skip
 
 
@@ -88,3 +88,25 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_checkpoint(path, VAE(MODEL, IMAGES).state_dict(), DESCRIPTION.model_copy(update={"width": 6}))
     with pytest.raises(UserError, match=r"do not fit .*dvc repro"):
         load_model(path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_a_conditional_model_with_a_flow_is_read_with_the_shares_of_its_classes(tmp_path: Path, network: str) -> None:
+    settings, path = (
+        model_settings(
+            latent=2, prior="flow", couplings=3, condition="label", encoder=[4], decoder=[4], network=network, width=2
+        ),
+        tmp_path / "vae.safetensors",
+    )
+    shares = (1 / 3, 0.0, 2 / 3)
+    vae = moved(VAE(settings, IMAGES, shares)).eval()
+    description = DESCRIPTION.model_copy(update={"model": settings, "shares": shares})
+    save_checkpoint(path, vae.state_dict(), description)
+    loaded = load_model(path, torch.device("cpu"))
+    assert loaded.description == description
+    assert loaded.vae.shares == shares
+    x, z, y = torch.rand(3, 30), torch.rand(3, 2), torch.tensor([0, 2, 1])
+    assert torch.equal(vae.encoder(x, y).mean, loaded.vae.encoder(x, y).mean)
+    assert torch.equal(vae.decoder(z, y).mean, loaded.vae.decoder(z, y).mean)
+    assert torch.equal(vae.prior.from_noise(z, y), loaded.vae.prior.from_noise(z, y))
+    assert torch.equal(vae.prior(y).log_prob(z), loaded.vae.prior(y).log_prob(z))

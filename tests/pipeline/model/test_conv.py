@@ -35,8 +35,8 @@ def test_an_image_of_any_size_has_outputs_and_a_latent_vector_has_an_image(
 ) -> None:
     settings = SETTINGS.model_copy(update={"width": channels, "depth": depth})
     images = ImageFormat(height, width, 17)
-    assert Encoder(settings, images, 6)(torch.rand(2, height * width)).shape == (2, 6)
-    assert Decoder(settings, images, 4)(torch.rand(2, 3)).shape == (2, 4 * height * width)
+    assert Encoder(settings, images, 0, 6)(torch.rand(2, height * width)).shape == (2, 6)
+    assert Decoder(settings, images, 0, 4)(torch.rand(2, 3)).shape == (2, 4 * height * width)
 
 
 def test_the_number_of_parameters_is_that_of_the_layers_counted_by_hand() -> None:
@@ -44,11 +44,11 @@ def test_the_number_of_parameters_is_that_of_the_layers_counted_by_hand() -> Non
     images = ImageFormat(8, 8, 17)
     half, quarter = 2 * (4 * 4 * 9 + 4), 2 * (8 * 8 * 9 + 8)  # a block of two convolutions at each size
     encoder = (1 * 4 * 25 + 4) + half + (4 * 8 * 9 + 8) + quarter + (8 * 2 * 2 * 6 + 6)
-    assert count(Encoder(SETTINGS, images, 6)) == encoder == 2062
+    assert count(Encoder(SETTINGS, images, 0, 6)) == encoder == 2062
     # Enlarging gives four times as many channels, which become pixels; full size has two channels.
     enlarge = (8 * 4 * 4 * 9 + 4 * 4) + (4 * 4 * 2 * 9 + 4 * 2)
     decoder = (3 * 32 + 32) + quarter + half + enlarge + (2 * 3 * 9 + 3)
-    assert count(Decoder(SETTINGS, images, 3)) == decoder == 3113
+    assert count(Decoder(SETTINGS, images, 0, 3)) == decoder == 3113
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -59,8 +59,8 @@ def test_the_result_of_an_image_does_not_depend_on_its_batch(
     x = torch.rand(5, height * width, generator=generator, dtype=torch.float64)
     z = torch.randn(5, 3, generator=generator, dtype=torch.float64)
     for network, inputs in (
-        (perturbed(Encoder(SETTINGS, images, 6)), x),
-        (perturbed(Decoder(SETTINGS, images, 2)), z),
+        (perturbed(Encoder(SETTINGS, images, 0, 6)), x),
+        (perturbed(Decoder(SETTINGS, images, 0, 2)), z),
     ):
         together = network(inputs)
         alone = torch.cat([network(part) for part in inputs.split(1)])
@@ -70,7 +70,7 @@ def test_the_result_of_an_image_does_not_depend_on_its_batch(
 
 
 def test_an_image_is_read_row_by_row(generator: torch.Generator) -> None:
-    encoder, seen = Encoder(SETTINGS, ImageFormat(5, 7, 17), 6), list[Tensor]()
+    encoder, seen = Encoder(SETTINGS, ImageFormat(5, 7, 17), 0, 6), list[Tensor]()
     encoder.convolutions[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     x = torch.rand(2, 35, generator=generator)
     encoder(x)
@@ -79,7 +79,7 @@ def test_an_image_is_read_row_by_row(generator: torch.Generator) -> None:
 
 def test_the_output_has_one_feature_of_all_pixels_after_another(generator: torch.Generator) -> None:
     """As observation models read it, each feature row by row."""
-    decoder, made = Decoder(SETTINGS, ImageFormat(5, 7, 17), 3), list[Tensor]()
+    decoder, made = Decoder(SETTINGS, ImageFormat(5, 7, 17), 0, 3), list[Tensor]()
 
     def record(module: nn.Module, inputs: object, output: Tensor) -> None:
         made.append(output)
@@ -112,7 +112,7 @@ def test_the_decoder_has_a_hessian_by_functional_transforms(
     height: int, width: int, generator: torch.Generator
 ) -> None:
     """The search for modes and their curvature needs it; against central differences of the gradient."""
-    decoder = perturbed(Decoder(SETTINGS, ImageFormat(height, width, 17), 1))
+    decoder = perturbed(Decoder(SETTINGS, ImageFormat(height, width, 17), 0, 1))
     target = torch.rand(height * width, generator=generator, dtype=torch.float64)
 
     def energy(z: Tensor) -> Tensor:
@@ -140,3 +140,19 @@ def test_the_memory_format_does_not_change_results(generator: torch.Generator) -
     z = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(vae.encoder(x).mean, other.encoder(x).mean, rtol=0, atol=1e-12)
     torch.testing.assert_close(vae.decoder(z).mean, other.decoder(z).mean, rtol=0, atol=1e-12)
+
+
+def test_a_label_is_a_plane_for_each_class_beside_the_image(generator: torch.Generator) -> None:
+    encoder, seen = Encoder(SETTINGS, ImageFormat(5, 7, 17), 3, 6), list[Tensor]()
+    encoder.convolutions[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x, y = torch.rand(2, 35, generator=generator), torch.tensor([2, 0])
+    encoder(torch.cat([x, nn.functional.one_hot(y, 3).float()], 1))
+    assert seen[0].shape == (2, 4, 5, 7)
+    assert torch.equal(seen[0][:, 0], x.view(2, 5, 7))
+    assert torch.equal(seen[0][:, 1:], nn.functional.one_hot(y, 3).float()[:, :, None, None].expand(-1, -1, 5, 7))
+
+
+def test_labels_add_a_plane_to_the_encoder_and_an_input_to_the_decoder() -> None:
+    images = ImageFormat(8, 8, 17)
+    assert count(Encoder(SETTINGS, images, 3, 6)) - count(Encoder(SETTINGS, images, 0, 6)) == 3 * 4 * 25
+    assert count(Decoder(SETTINGS, images, 3, 1)) - count(Decoder(SETTINGS, images, 0, 1)) == 3 * 32

@@ -13,19 +13,19 @@ from pipeline.data.image_format import ImageFormat
 from pipeline.model import mlp
 from pipeline.model.activations import ACTIVATIONS
 from pipeline.model.networks import NETWORKS, Decoder, Encoder, diagonal_gaussian
-from tests.support import flat_format, model_settings
+from tests.support import flat_format, model_settings, moved
 
 TWELVE = flat_format(12)
 
 
 def make_encoder(discrete: bool = False, images: ImageFormat = TWELVE, **changes: Any) -> Encoder:
     settings = {"latent": 3, "encoder": [8, 6], "width": 2, "activation": "silu"}
-    return Encoder(model_settings(**settings | changes), images, discrete)
+    return Encoder(model_settings(**settings | changes), images, 0, discrete)
 
 
 def make_decoder(family: Observation, **changes: Any) -> Decoder:
     settings = {"latent": 3, "decoder": [5], "width": 2, "activation": "silu", "sigma": 0.1}
-    return Decoder(model_settings(**settings | changes), TWELVE, family)
+    return Decoder(model_settings(**settings | changes), TWELVE, 0, family)
 
 
 def test_the_encoder_returns_a_distribution_over_latent_vectors() -> None:
@@ -125,3 +125,38 @@ def test_under_mixed_precision_distributions_stay_in_float32(network: str, obser
         assert p.log_prob(x).dtype == torch.float32
     assert q.mean.dtype == q.stddev.dtype == p.parameters.dtype == torch.float32
     torch.testing.assert_close(q.mean, exact.mean, rtol=0.05, atol=0.02)
+
+
+# With labels
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_a_network_of_classes_depends_on_the_label_and_any_other_ignores_it(network: str) -> None:
+    x, z, zeros, ones = torch.rand(4, 12), torch.randn(5, 4, 3), torch.zeros(4).long(), torch.ones(4).long()
+    for classes in (0, 2):
+        settings = model_settings(latent=3, encoder=[8], decoder=[8], width=2, network=network, activation="silu")
+        encoder = moved(Encoder(settings, TWELVE, classes, False))
+        decoder = moved(Decoder(settings, TWELVE, classes, Gaussian(0.1)))
+        for function in (lambda y: encoder(x, y).mean, lambda y: encoder(x, y).stddev, lambda y: decoder(z, y).mean):  # noqa: B023
+            one, other, mixed = function(zeros), function(ones), function(torch.arange(4) % 2)
+            assert torch.equal(one, other) == (classes == 0)
+            # Each image has its own label, and all its samples have it.
+            torch.testing.assert_close(mixed[..., ::2, :], one[..., ::2, :])
+            torch.testing.assert_close(mixed[..., 1::2, :], other[..., 1::2, :])
+        if classes:
+            for function in (lambda: encoder(x), lambda: decoder(z)):  # noqa: B023
+                with pytest.raises(ValueError, match="it needs the label of each image, one of 2"):
+                    function()
+        else:
+            assert torch.equal(encoder(x).mean, encoder(x, ones).mean)
+            assert torch.equal(decoder(z).mean, decoder(z, ones).mean)
+
+
+def test_labels_do_not_hide_the_grey_levels_from_the_encoder() -> None:
+    """The label is appended after the noise u is removed from x."""
+    images = ImageFormat(3, 4, 17)
+    encoder = Encoder(model_settings(latent=3, encoder=[8]), images, 2, True)
+    v = torch.randint(0, 17, (5, 12), generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([0, 1, 0, 1, 1])
+    expected = encoder.network(torch.cat([(v + 0.5) / 17, torch.stack([1 - y, y], 1)], 1))[:, :3]
+    torch.testing.assert_close(encoder((v + 0.2) / 17, y).mean, expected)

@@ -16,7 +16,7 @@ from pipeline.model.networks import FIRST_SIGMA, NETWORKS
 from pipeline.model.observations import OBSERVATIONS
 from pipeline.model.vae import VAE
 from pipeline.training.fit import fit
-from tests.support import flat_format, model_settings, training
+from tests.support import flat_format, model_settings, moved, training
 
 SETTINGS = model_settings(latent=3, encoder=[8, 6], decoder=[5], activation="silu", sigma=0.1)
 TWELVE = flat_format(12)
@@ -25,7 +25,7 @@ TWELVE = flat_format(12)
 def test_the_prior_is_standard_normal() -> None:
     z = torch.tensor([[0.0, 0.0, 0.0], [1.0, -2.0, 0.5]])
     expected = MultivariateNormal(torch.zeros(3), torch.eye(3)).log_prob(z)
-    torch.testing.assert_close(VAE(SETTINGS, TWELVE).prior.log_prob(z), expected)
+    torch.testing.assert_close(VAE(SETTINGS, TWELVE).prior().log_prob(z), expected)
 
 
 def test_encoder_and_decoder_have_the_sizes_of_the_settings() -> None:
@@ -151,3 +151,70 @@ def test_a_categorical_model_with_too_many_outputs_is_refused() -> None:
         1,
         64 * 17,
     )
+
+
+# With a flow as prior, and with labels
+
+CONDITIONAL = model_settings(
+    latent=3, prior="flow", couplings=2, condition="label", encoder=[8], decoder=[8], width=2, activation="silu"
+)
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_the_posteriors_of_many_labelled_images_are_those_of_the_encoder(
+    network: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    vae = moved(VAE(CONDITIONAL.model_copy(update={"network": network}), TWELVE, (0.25, 0.5, 0.25)))
+    x, y = torch.rand(10, 12, generator=generator), torch.arange(10) % 3
+    q = vae.encoder(x, y)
+    for at_once in (4, 1000):
+        monkeypatch.setattr("pipeline.model.vae.ENCODED_AT_ONCE", at_once)
+        mean, deviation = vae.encode(x, y)
+        torch.testing.assert_close(mean, q.mean.detach())
+        torch.testing.assert_close(deviation, q.stddev.detach())
+    with pytest.raises((ValueError, RuntimeError)):
+        vae.encode(x, y[:4])
+    with pytest.raises(ValueError, match="it needs the label of each image"):
+        vae.encode(x)
+
+
+def test_generated_images_are_decoded_samples_of_the_prior(generator: torch.Generator) -> None:
+    vae, noise = moved(VAE(CONDITIONAL, TWELVE, (0.5, 0.5))), torch.randn(7, 4, 3, generator=generator)
+    y = torch.tensor([0, 1, 1, 0])
+    found = vae.generate(noise, y)
+    assert torch.equal(found.parameters, vae.decoder(vae.prior.from_noise(noise, y), y).parameters)
+    assert not torch.isclose(found.parameters, vae.decoder(noise, y).parameters).all()
+    assert not torch.isclose(found.parameters, vae.generate(noise, 1 - y).parameters).any(-1).all()
+    plain = VAE(SETTINGS, TWELVE)
+    assert torch.equal(plain.generate(noise).parameters, plain.decoder(noise).parameters)
+
+
+def test_the_same_seed_gives_the_same_networks_with_and_without_a_flow() -> None:
+    models = []
+    for prior in ("normal", "flow"):
+        torch.manual_seed(0)
+        models.append(VAE(model_settings(latent=3, prior=prior, encoder=[8], decoder=[8]), TWELVE).state_dict())
+    normal, flow = models
+    assert set(normal) < set(flow)
+    assert all(torch.equal(value, flow[name]) for name, value in normal.items())
+
+
+@pytest.mark.parametrize("shares", [(), (1.0,), (0.0, 0.0, 1.0)])
+def test_a_condition_needs_images_of_two_classes(shares: tuple[float, ...]) -> None:
+    message = "model.condition = label: the training images have no labels of two or more classes; use none"
+    with pytest.raises(UserError) as caught:
+        VAE(CONDITIONAL, TWELVE, shares)
+    assert str(caught.value) == message
+    plain = VAE(SETTINGS, TWELVE, shares)  # it does not look at labels
+    assert (plain.shares, plain.classes) == ((), 0)
+    vae = VAE(CONDITIONAL, TWELVE, (0.5, 0.0, 0.5))
+    assert (vae.shares, vae.classes) == ((0.5, 0.0, 0.5), 3)
+
+
+def test_labels_in_turn_are_those_with_training_images() -> None:
+    images = flat_format(4)
+    assert VAE(model_settings(encoder=[], decoder=[]), images).labels_in_turn(3) is None
+    vae = VAE(model_settings(encoder=[], decoder=[], condition="label"), images, (0.0, 0.3, 0.0, 0.7))
+    labels = vae.labels_in_turn(5)
+    assert labels is not None
+    assert labels.tolist() == [1, 3, 1, 3, 1]

@@ -3,14 +3,14 @@
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
 from jinja2 import UndefinedError
 from markupsafe import escape
 
-from pipeline.config import Params
+from pipeline.config import Model, Params
 from pipeline.data.image_format import ImageFormat
 from pipeline.errors import UserError
 from pipeline.evaluation.auroc import ProbeSummary
@@ -18,9 +18,10 @@ from pipeline.evaluation.ladder import Rung
 from pipeline.model.objectives import OBJECTIVES
 from pipeline.model.observations import OBSERVATIONS
 from pipeline.report.html import DrawnPicture, data_uri, format_number, load_pictures, render, untrusted
-from pipeline.report.model_text import OBJECTIVE_TEXTS, OBSERVATION_TEXTS
+from pipeline.report.model_text import OBJECTIVE_TEXTS, OBSERVATION_TEXTS, PRIOR_TEXTS
 from pipeline.report.parameters import read_parameters
 from pipeline.report.pictures import PICTURES
+from pipeline.report.sample_text import SAMPLE_ROWS
 from pipeline.report.standing import Difference
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
@@ -38,11 +39,13 @@ def values(params: Params, **changes: Any) -> dict[str, Any]:
         "prior_ess_median", "samples_mean",
     )  # fmt: skip
     second = ("difference", "bdmc_gap", "above_lower", "below_upper", "approximation_gap", "amortisation_gap")
+    sample = {row.key + end: 0.25 for row in SAMPLE_ROWS for end in ("", "_se", "_real", "_real_se")}
     part = {"images": 5, "trusted": 1.0, "log_px": 30.5, "log_px_se": 0.5, "bits_per_dim": 3.4}
     return {
         "params": params.model_dump(),
         "parameters": read_parameters(params.model_dump()),
         "texts": {
+            "prior": PRIOR_TEXTS[params.model.prior],
             "observation": OBSERVATION_TEXTS[params.model.observation],
             "objective": OBJECTIVE_TEXTS[params.train.objective],
         },
@@ -60,6 +63,9 @@ def values(params: Params, **changes: Any) -> dict[str, Any]:
         "prior_short": 12.5,
         "verify": dict.fromkeys((name + end for name in second for end in ("", "_se")), 0.5) | {"images": 4},
         "compare": {"histogram": 73.25, "histogram_se": 0.5, "auroc_blank": 0.125, "auroc_upside_down": 0.75},
+        "sample": sample | {"images": 500, "recognised": 0.345, "recognised_real": 0.966, "frechet_train": 2.5},
+        "sample_rows": SAMPLE_ROWS,
+        "judge": {"accuracy": 0.9925, "accuracy_se": 0.001},
         "rungs": [
             Rung("this model", 1.25, 4.06, 0.5, "this model"),
             Rung("independent pixels, a histogram each", 73.25, 2.43, 0.5, "baseline"),
@@ -165,6 +171,7 @@ def test_the_objective_is_explained(params: Params, objective: str, words: str) 
 def test_every_observation_model_and_objective_has_a_text() -> None:
     assert list(OBSERVATION_TEXTS) == list(OBSERVATIONS)
     assert list(OBJECTIVE_TEXTS) == list(OBJECTIVES)
+    assert list(PRIOR_TEXTS) == list(get_args(Model.model_fields["prior"].annotation))
 
 
 def test_only_grey_images_have_a_density(params: Params) -> None:
@@ -285,12 +292,12 @@ def test_a_missing_value_is_an_error(params: Params, template: str) -> None:
         render(template, incomplete)
 
 
-def test_pictures_are_in_the_order_of_the_report_with_their_captions_or_reasons(tmp_path: Path) -> None:
+def test_pictures_are_in_the_order_of_the_report_with_their_captions_or_reasons(tmp_path: Path, params: Params) -> None:
     for name in PICTURES:
         (tmp_path / f"{name}.png").write_bytes(PNG + name.encode())
     names = sorted(PICTURES)
     table = pd.DataFrame({"picture": names, "left_out": ["a reason" * (name == "manifold") for name in names]})
-    found, left_out = load_pictures(tmp_path, table)
+    found, left_out = load_pictures(tmp_path, table, params.model)
     assert [picture.name for picture in found] == [name for name in PICTURES if name != "manifold"]
     assert left_out == {PICTURES["manifold"].title: "a reason"}
     for picture in found:
@@ -298,11 +305,27 @@ def test_pictures_are_in_the_order_of_the_report_with_their_captions_or_reasons(
         assert picture.png == PNG + picture.name.encode()
 
 
-def test_a_missing_or_an_unknown_picture_is_an_error(tmp_path: Path) -> None:
+def test_the_caption_of_a_picture_is_about_the_model(tmp_path: Path, params: Params) -> None:
+    (tmp_path / "interpolations.png").write_bytes(PNG)
+    table, about = pd.DataFrame({"picture": ["interpolations"], "left_out": [""]}), PICTURES["interpolations"]
+    for prior, condition, more in (
+        ("normal", "none", ""),
+        ("flow", "none", f" {about.flow}"),
+        ("normal", "label", f" {about.label}"),
+        ("flow", "label", f" {about.flow} {about.label}"),
+    ):
+        model = params.model.model_copy(update={"prior": prior, "condition": condition})
+        [found], _ = load_pictures(tmp_path, table, model)
+        assert found.caption == about.caption + more
+
+
+def test_a_missing_or_an_unknown_picture_is_an_error(tmp_path: Path, params: Params) -> None:
     with pytest.raises(UserError, match=r"has no picture samples; run `dvc repro`"):
-        load_pictures(tmp_path, pd.DataFrame({"picture": ["samples", "manifold"], "left_out": ["", "a reason"]}))
+        load_pictures(
+            tmp_path, pd.DataFrame({"picture": ["samples", "manifold"], "left_out": ["", "a reason"]}), params.model
+        )
     with pytest.raises(UserError, match=r"no function draws new; .*pipeline/report/pictures\.py"):
-        load_pictures(tmp_path, pd.DataFrame({"picture": ["new"], "left_out": [""]}))
+        load_pictures(tmp_path, pd.DataFrame({"picture": ["new"], "left_out": [""]}), params.model)
 
 
 def test_a_picture_that_is_left_out_is_named_with_its_reason(params: Params) -> None:
@@ -384,3 +407,70 @@ def test_the_share_of_missed_estimates_is_shown_with_its_interval(params: Params
     made_up["verify"] |= {"missed": 0.012, "missed_low": 0.001, "missed_high": 0.0345}
     row = next(line for line in render(page, made_up).splitlines() if "below the lower bound" in line)
     assert re.findall(r"\d\.\d", row) == ["1.2", "0.1", "3.5"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_numbers_of_samples_are_beside_those_of_real_images(params: Params, page: str) -> None:
+    made_up = values(params)
+    text = re.sub(r" <small>±.*?</small>", "", render(page, made_up))
+    starts = "<tr><td>", "| "
+
+    def row(name: str) -> list[str]:
+        (line,) = [line for line in text.splitlines() if line.startswith(tuple(start + name for start in starts))]
+        return re.findall(r"\d+\.\d\d?", line.partition("<small>")[0])
+
+    assert row("recognised<" if "html" in page else "recognised |") == ["34.5", "96.6"]
+    assert row("Fréchet distance<" if "html" in page else "Fréchet distance |") == ["0.2", "0.2", "2.5"]
+    assert "right for" in text
+    assert "99.2 %" in text
+    assert "asked for and got" in text
+    del made_up["sample"]["asked_for"]  # of a model that is not conditional
+    assert "asked for and got" not in render(page, made_up)
+
+
+def test_a_flow_is_explained(params: Params) -> None:
+    html = render("report.html.jinja", of(params, {"prior": "flow", "couplings": 5}))
+    assert "first layers turn the Gaussian into the distribution over the latent space" in html
+    assert "Here it has 5 couplings." in html
+    assert "a mean over the same samples" in html
+    assert "<td>couplings</td>" in html
+    plain = render("report.html.jinja", values(params))
+    assert "in closed form" in plain
+    assert "couplings" not in plain
+    assert "prior flow" in render("report.md.jinja", of(params, {"prior": "flow"}))
+
+
+def given_label(params: Params) -> dict[str, Any]:
+    """All values of a conditional model."""
+    made_up = values(params)
+    made_up["test"] |= {
+        "log_px_given_label": 2.75, "log_px_given_label_se": 0.5, "trusted_given_label": 0.75, "accuracy": 0.975,
+        "accuracy_se": 0.005,
+    }  # fmt: skip
+    return made_up
+
+
+def test_the_elbo_of_a_conditional_model_is_a_bound_of_another_density(params: Params) -> None:
+    html = render("report.html.jinja", given_label(params))
+    lines = html.splitlines()
+    (elbo,) = [line for line in lines if line.startswith("<tr><td>ELBO")]
+    assert "a lower bound on log p(x | y)" in elbo
+    (given,) = [line for line in lines if line.startswith("<tr><td>log p(x | y), mixture proposal")]
+    (summed,) = [line for line in lines if line.startswith("<tr><td>log p(x), sum over all labels")]
+    assert ("2.75" in given, "1.25 <small>± 0.50" in summed) == (True, True)
+    assert "97.5 ± 0.5 %" in html
+    assert "inference gap, log p(x | y) − ELBO" in html
+    assert '<tr><td>images with a trusted log p(x | y)</td><td class="n">75.0 %</td></tr>' in html
+    assert "test images: log p(x | y) above − annealed log p(x | y)" in html
+    plain = render("report.html.jinja", values(params))
+    assert "| y)" not in plain
+    assert "sum over all labels" not in plain
+
+
+def test_the_short_report_has_both_densities_of_a_conditional_model(params: Params) -> None:
+    page = render("report.md.jinja", given_label(params))
+    assert "| log p(x given y), mixture proposal | 2.75 | 0.50 |" in page
+    assert "| log p(x), sum over all labels | 1.25 | 0.50 |" in page
+    assert "inference gap, log p(x given y) − ELBO" in page
+    assert "right for 97.5 ± 0.5 % of the test images" in page
+    assert "given y" not in render("report.md.jinja", values(params))

@@ -5,8 +5,17 @@ import pytest
 import torch
 
 from pipeline.model.vae import VAE
-from pipeline.report.latent_paths import coordinate_kl, lerp, plane, project, slerp, traversals
-from tests.support import flat_format, model_settings
+from pipeline.report.latent_paths import (
+    coordinate_change,
+    coordinate_kl,
+    lerp,
+    plane,
+    project,
+    replaced,
+    slerp,
+    traversals,
+)
+from tests.support import Linear, flat_format, model_settings
 
 
 def test_lines_and_circles_start_and_end_at_their_points(generator: torch.Generator) -> None:
@@ -71,7 +80,21 @@ def test_the_kl_of_a_coordinate_has_its_closed_form(generator: torch.Generator) 
     vae = VAE(model_settings(latent=3, encoder=[4], decoder=[], activation="relu", sigma=0.1), flat_format(7))
     q = vae.encoder(x)
     kl = 0.5 * (q.mean.square() + q.variance - 1 - q.variance.log())  # of N(μ, s²) from N(0, 1)
-    torch.testing.assert_close(coordinate_kl(vae, x), kl.mean(0))
+    torch.testing.assert_close(coordinate_kl(vae, x, None), kl.mean(0))
+
+
+def test_the_change_by_a_coordinate_is_that_of_a_linear_decoder(linear: Linear, generator: torch.Generator) -> None:
+    """f(z) = W z + b: between z_d = −1 and +1 every image changes by 2 W_d, whatever the other coordinates are."""
+    noise = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    expected = 2 * linear.w.square().mean(0).sqrt()
+    with torch.no_grad():
+        torch.testing.assert_close(coordinate_change(linear.vae(), noise, None), expected)
+
+
+def test_one_coordinate_of_every_sample_is_replaced() -> None:
+    noise = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert replaced(noise, 1, -1.5).tolist() == [[1, -1.5], [3, -1.5]]
+    assert noise.tolist() == [[1, 2], [3, 4]]
 
 
 def of_classes(count: int, dimensions: int = 6) -> tuple[np.ndarray, np.ndarray]:

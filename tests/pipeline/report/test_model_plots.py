@@ -50,7 +50,7 @@ def test_interpolations_are_straight_on_the_left_and_circular_on_the_right() -> 
 
 def test_a_traversal_names_its_coordinates_and_their_values() -> None:
     z = images(2, 3)
-    (panel,) = panels(model_plots.traversals(z, [4, 1], [3.25, 0.5], [-3.0, 0.0, 3.0]))
+    (panel,) = panels(model_plots.traversals(z, ["z[4], KL 3.2 nats", "z[1], KL 0.5 nats"], [-3.0, 0.0, 3.0]))
     assert texts(panel.get_yticklabels()) == ["z[4], KL 3.2 nats", "z[1], KL 0.5 nats"]
     assert texts(panel.get_xticklabels()) == ["−3.0", "+0.0", "+3.0"]
     assert np.array_equal(at(panel, 1, 2), z[1, 2])
@@ -58,13 +58,70 @@ def test_a_traversal_names_its_coordinates_and_their_values() -> None:
 
 def test_the_manifold_runs_rightwards_and_upwards() -> None:
     plane = images(4, 4)
-    (panel,) = panels(model_plots.manifold(plane, [-1.5, -0.5, 0.5, 1.5]))
+    (panel,) = panels(model_plots.manifold(plane, [-1.5, -0.5, 0.5, 1.5], "z"))
     assert texts(panel.get_xticklabels()) == ["−1.5", "−0.5", "0.5", "1.5"]
     assert texts(panel.get_yticklabels()) == ["1.5", "0.5", "−0.5", "−1.5"]
     assert panel.yaxis_inverted()  # the first row of images, and its label, are at the top
     assert panel.get_xlabel().startswith("z₁")
     assert panel.get_ylabel().startswith("z₂")
     assert np.array_equal(at(panel, 0, 3), plane[0, 3])
+
+
+def test_every_class_has_its_own_plane() -> None:
+    planes = images(6, 3, 3)
+    axes = panels(model_plots.manifolds(planes, [0, 1, 2, 3, 4, 7], "ε"))
+    assert [panel.get_title() for panel in axes[:6]] == [f"class {label}" for label in (0, 1, 2, 3, 4, 7)]
+    for panel, plane in zip(axes, planes, strict=False):
+        assert np.array_equal(at(panel, 2, 1), plane[2, 1])
+    assert not any(panel.has_data() for panel in axes[6:])  # eight places for six classes
+
+
+def test_each_column_of_digits_is_a_class() -> None:
+    grid = images(2, 3)
+    (panel,) = panels(model_plots.digits(grid, [0, 1, 4]))
+    assert texts(panel.get_xticklabels()) == ["0", "1", "4"]
+    assert panel.get_xlabel() == "class asked for"
+    assert np.array_equal(at(panel, 1, 2), grid[1, 2])
+
+
+def test_analogies_are_right_of_their_digit_and_its_own_class_has_a_frame() -> None:
+    originals, grid = images(3), images(3, 2) / 2
+    (panel,) = panels(model_plots.analogies(originals, grid, [4, 9, 2], [2, 4]))
+    assert texts(panel.get_xticklabels()) == ["x", "", "2", "4"]
+    for row in range(3):
+        assert np.array_equal(at(panel, row, 0), originals[row])
+        assert not at(panel, row, 1).any()
+        assert np.array_equal(at(panel, row, 3), grid[row, 1])
+    # Images of 4 × 3 pixels with 2 between them. Class 9 has no column, so its row has no frame.
+    places = [(frame.get_x() + 1.5, frame.get_y() + 1.5) for frame in panel.patches]
+    assert places == [(3 * 5, 0 * 6), (2 * 5, 2 * 6)]
+
+
+def test_drawn_images_are_above_their_neighbours_with_the_distance() -> None:
+    drawn, nearest = images(5), images(5) / 2
+    above, below = panels(model_plots.neighbours(drawn, nearest, np.array([0.125, 0.2, 0.3, 0.4, 0.5]), 3))
+    assert texts(above.get_yticklabels()) == ["drawn", "nearest"]
+    assert texts(above.get_xticklabels()) == ["0.12", "0.20", "0.30"]
+    assert texts(below.get_xticklabels()) == ["0.40", "0.50", ""]
+    assert np.array_equal(at(below, 0, 1), drawn[4])
+    assert np.array_equal(at(below, 1, 1), nearest[4])
+    assert not at(below, 1, 2).any()
+    assert "root mean square" in below.get_xlabel()
+
+
+def test_entanglement_is_numbers_on_colours() -> None:
+    values, reference = np.array([[10.0, 0.25], [1.0, 2.0]]), np.array([20.0, 0.5])
+    figure = model_plots.entanglement(
+        values, reference, np.array([20.0, 1.0]), ["ε[3]", "ε[0]"], {"slant": 1, "width": 2}, "from a to b"
+    )
+    panel, bar = panels(figure)
+    assert texts(panel.get_yticklabels()) == ["all drawn anew", "ε[3]", "ε[0]"]
+    assert texts(panel.get_xticklabels()) == ["slant", "width"]
+    assert texts(panel.texts) == ["20.0", "0.50", "10.0", "0.25", "1.0", "2.00"]
+    assert np.asarray(panel.images[0].get_array()) == pytest.approx(np.array([[1, 0.5], [0.5, 0.25], [0.05, 1]]))
+    assert [text.get_color() for text in panel.texts] == ["white", "black", "black", "black", "black", "white"]
+    assert panel.get_xlabel().endswith("moves from a to b")
+    assert bar.get_ylabel()
 
 
 def test_each_class_has_its_colour_and_its_number_at_its_median() -> None:
@@ -118,7 +175,7 @@ def test_training_curves_of_few_epochs_have_an_axis(epochs: int) -> None:
 
 def test_the_overview_has_reconstructions_samples_and_the_elbo() -> None:
     originals, decoded, samples, table = images(32), images(32) / 2, images(8, 8), history()
-    left, middle, right = panels(model_plots.overview(originals, decoded, samples, table))
+    left, middle, right = panels(model_plots.overview(originals, decoded, samples, table, "f(z), z ~ N(0, I)"))
     assert np.array_equal(at(left, 2, 1), originals[9])
     assert np.array_equal(at(left, 3, 1), decoded[9])
     assert np.array_equal(at(middle, 7, 6), samples[7, 6])

@@ -22,7 +22,7 @@ def with_model(params: Params, **changes: object) -> dict[str, dict[str, object]
 def test_the_default_reads_no_key_of_other_options(params: Params) -> None:
     sections = params.model_dump()
     assert keys(sections) - keys(read_parameters(sections)) == {
-        "model.width", "model.depth", "model.components", "train.beta", "train.beta_warmup",
+        "model.couplings", "model.width", "model.depth", "model.components", "train.beta", "train.beta_warmup",
     }  # fmt: skip
 
 
@@ -41,6 +41,11 @@ def test_each_network_reads_its_sizes(params: Params) -> None:
     mlp, conv = (keys(read_parameters(with_model(params, network=network))) & sizes for network in ("mlp", "conv"))
     assert mlp == {"model.encoder", "model.decoder"}
     assert conv == {"model.width", "model.depth"}
+
+
+@pytest.mark.parametrize(("prior", "read"), [("normal", False), ("flow", True)])
+def test_only_a_flow_reads_the_number_of_couplings(params: Params, prior: str, read: bool) -> None:
+    assert ("model.couplings" in keys(read_parameters(with_model(params, prior=prior)))) == read
 
 
 @pytest.mark.parametrize("observation", OBSERVATIONS)

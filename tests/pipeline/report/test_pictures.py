@@ -17,7 +17,7 @@ from pipeline.model.vae import VAE
 from pipeline.report import estimate_plots, latent_paths, model_plots, pictures
 from pipeline.report.pictures import PICTURES, Picture, drawn, picture
 from pipeline.report.plotting import Figure, NotDrawnError, message
-from pipeline.report.scene import Scene, as_seen
+from pipeline.report.scene import MOST_CLASSES, Neighbours, Scene, as_seen
 from tests.pipeline.report.artists import cell, texts, x_of
 from tests.support import model_settings
 
@@ -29,7 +29,10 @@ def make_scene(dataset: Dataset, latent: int = 3, seed: int = 0, binarise: Binar
     random = np.random.default_rng(0)
     torch.manual_seed(0)
     settings = {"latent": latent, "encoder": [8], "decoder": [8], "activation": "relu", "sigma": 0.1} | model
-    vae = VAE(model_settings(**settings), dataset.format(binarise)).eval()
+    vae = VAE(model_settings(**settings), dataset.format(binarise), dataset.class_shares()).eval()
+    with torch.no_grad():  # a flow is the identity before training
+        for parameter in vae.prior.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
     labels = dataset.test_labels.numpy()
     terms = [f"{part}_{term}" for part in ("train", "validation") for term in ("elbo", "reconstruction", "kl")]
     history = pd.DataFrame({term: random.normal(size=EPOCHS) for term in terms}).assign(epoch=range(1, EPOCHS + 1))
@@ -53,6 +56,8 @@ def make_scene(dataset: Dataset, latent: int = 3, seed: int = 0, binarise: Binar
         vae, vae.images.read_clean(dataset.test_images), labels, dataset.shape,
         history.assign(best=history["epoch"] <= 3), table, verified, curves, probes,
         examples(dataset.test_images, dataset.test_labels, dataset.levels), Render(columns=4, steps=5, seed=seed),
+        lambda p: (100 * p.mean.mean(-1)).long() % 3,
+        Neighbours(random.random((15, *dataset.shape)), random.random((15, *dataset.shape)), random.random(15)),
     )  # fmt: skip
 
 
@@ -80,11 +85,30 @@ def arguments(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     return of
 
 
-@pytest.mark.parametrize("name", PICTURES)
+CONDITIONAL = {"digits", "analogies"}  # pictures of a conditional model only
+
+
+@pytest.mark.parametrize("name", sorted(set(PICTURES) - CONDITIONAL))
 def test_every_picture_is_drawn(name: str, tiny: Dataset) -> None:
     figure = PICTURES[name].draw(make_scene(tiny, latent=2))
     assert any(panel.has_data() for panel in figure.axes)
     assert figure.get_supxlabel() == ""  # nothing is left out
+
+
+OF_MODEL = (
+    "reconstructions", "pixels", "samples", *sorted(CONDITIONAL), "interpolations", "traversals", "entanglement",
+    "manifold", "latent_space",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_MODEL)
+@pytest.mark.parametrize("model", [{"prior": "flow"}, {"condition": "label"}, {"prior": "flow", "condition": "label"}])
+def test_every_picture_is_drawn_with_a_flow_and_with_labels(name: str, model: dict[str, Any], tiny: Dataset) -> None:
+    scene = make_scene(tiny, latent=2, **model)
+    png, reason = drawn(PICTURES[name].draw, scene)
+    refused = name in CONDITIONAL and "condition" not in model
+    assert (png is None) == refused
+    assert ("the model is not conditional" in reason) == refused
 
 
 @pytest.mark.parametrize(("latent", "axes"), [(1, ("z", "class")), (2, ("z₁", "z₂"))])
@@ -202,16 +226,18 @@ def test_every_picture_is_drawn_of_every_kind_of_model(tiny: Dataset, model: dic
 def test_drawn_pixels_have_the_moments_of_the_observation_model(tiny: Dataset) -> None:
     """20 · 30 residuals of σ = 0.1: their mean square is within 30 %, 5 standard errors, of 0.01."""
     scene = make_scene(tiny)
-    noise = scene.draw_pixels("a", scene.means) - scene.decode(scene.means)
+    noise = scene.draw_pixels("a", scene.means, None) - scene.decode(scene.means, None)
     assert np.square(noise).mean() == pytest.approx(0.01, rel=0.3)
-    assert np.array_equal(scene.draw_pixels("a", scene.means), make_scene(tiny).draw_pixels("a", scene.means))
-    assert not np.array_equal(scene.draw_pixels("a", scene.means), scene.draw_pixels("b", scene.means))
+    assert np.array_equal(
+        scene.draw_pixels("a", scene.means, None), make_scene(tiny).draw_pixels("a", scene.means, None)
+    )
+    assert not np.array_equal(scene.draw_pixels("a", scene.means, None), scene.draw_pixels("b", scene.means, None))
 
 
 @pytest.mark.parametrize("observation", ["logistic", "beta_binomial", "categorical"])
 def test_drawn_grey_levels_are_shown_without_noise(tiny: Dataset, observation: str) -> None:
     scene = make_scene(tiny, observation=observation)
-    v = scene.draw_pixels("a", scene.means) * tiny.levels - 0.5
+    v = scene.draw_pixels("a", scene.means, None) * tiny.levels - 0.5
     assert v == pytest.approx(v.round(), abs=1e-4)
     assert len(np.unique(v.round())) > 3
 
@@ -221,7 +247,7 @@ def test_binarised_images_are_shown_black_and_white(tiny: Dataset) -> None:
     every = torch.arange(IMAGES)
     shown = scene.originals(every)
     assert np.array_equal(shown.reshape(IMAGES, -1), scene.vae.images.values_fixed(tiny.test_images).numpy())
-    assert set(np.unique(scene.draw_pixels("a", scene.means))) == {0.0, 1.0}
+    assert set(np.unique(scene.draw_pixels("a", scene.means, None))) == {0.0, 1.0}
     grey = make_scene(tiny)
     assert np.array_equal(grey.originals(every), grey.images(grey.x))
 
@@ -264,7 +290,7 @@ def test_reconstructions_are_decoded_means_of_the_images_shown(scene: Scene, arg
 
 def test_interpolations_join_digits_of_different_classes(scene: Scene, arguments: Callable[..., Any]) -> None:
     many = replace(scene, x=torch.rand(60, 30, generator=torch.Generator().manual_seed(0)), labels=np.arange(60) % 2)
-    decoded = many.decode(many.means)
+    decoded = many.decode(many.means, None)
     drawn_paths = arguments(model_plots, "interpolations", pictures.interpolations, many)
     for paths, interpolate in zip(drawn_paths, (latent_paths.lerp, latent_paths.slerp), strict=True):
         assert paths.shape == (6, 5, 6, 5)
@@ -273,17 +299,18 @@ def test_interpolations_join_digits_of_different_classes(scene: Scene, arguments
             assert (start.min(), end.min()) == pytest.approx((0, 0), abs=1e-4)
             assert many.labels[start.argmin()] != many.labels[end.argmin()]
             ends = many.means[[start.argmin(), end.argmin()]][:, None]
-            np.testing.assert_allclose(path[None], many.decode(interpolate(ends[0], ends[1], 5)), atol=1e-5)
+            np.testing.assert_allclose(path[None], many.decode(interpolate(ends[0], ends[1], 5), None), atol=1e-5)
 
 
 def test_traversals_start_with_the_coordinate_of_the_largest_kl(scene: Scene, arguments: Callable[..., Any]) -> None:
-    decoded, coordinates, kl, values = arguments(model_plots, "traversals", pictures.traversals, scene)
-    assert kl == sorted(kl, reverse=True)
-    assert sorted(coordinates) == [0, 1, 2]
+    decoded, labels, values = arguments(model_plots, "traversals", pictures.traversals, scene)
+    kl = latent_paths.coordinate_kl(scene.vae, scene.x, None).tolist()
+    coordinates = sorted(range(3), key=lambda d: -kl[d])
+    assert labels == [f"z[{d}], KL {kl[d]:.1f} nats" for d in coordinates]
     assert values == pytest.approx([-3, -1.5, 0, 1.5, 3])
     start = scene.means[scene.choose("traversals", 1)[0]].clone()
     start[coordinates[1]] = values[4]
-    assert decoded[1, 4] == pytest.approx(scene.decode(start[None])[0], abs=1e-6)
+    assert decoded[1, 4] == pytest.approx(scene.decode(start[None], None)[0], abs=1e-6)
 
 
 def test_the_least_and_the_most_likely_images_are_in_order(scene: Scene) -> None:
@@ -358,3 +385,144 @@ def test_classes_are_compared_upside_down_if_both_ways_are_measured(scene: Scene
 def test_the_limit_of_khat_is_that_of_the_samples_used(scene: Scene) -> None:
     khat = pictures.diagnostics(scene).axes[0]
     assert [x_of(line)[0] for line in khat.lines] == pytest.approx([1 - 1 / np.log10(64)])
+
+
+# A flow, and labels.
+
+
+def test_samples_go_through_the_flow(tiny: Dataset) -> None:
+    """A flow that shifts z by one: the picture shows f(ε + 1)."""
+    scene = make_scene(tiny, prior="flow")
+    flow = scene.vae.prior.flow
+    assert flow is not None
+    flow.from_noise = lambda noise, y: noise + 1
+    flow.to_noise = lambda z, y: (z - 1, torch.zeros_like(z[..., 0]))
+    noise = scene.prior_samples(4)
+    expected = scene.images(scene.vae.decoder(noise + 1).mean)
+    assert cell(pictures.samples(scene).axes[0], 2, 3, 6, 5) == pytest.approx(expected[2, 3], abs=1e-6)
+    chosen = torch.arange(5)
+    assert torch.equal(scene.noise(chosen), scene.means[chosen] - 1)
+    assert not np.allclose(expected, scene.decode(noise, None))
+
+
+def test_interpolations_walk_in_the_noise_of_the_flow(tiny: Dataset, arguments: Callable[..., Any]) -> None:
+    """z = sinh(ε) / 50: encodings of this model are small, and the flow must be far from linear there."""
+    scene = make_scene(tiny, prior="flow")
+    flow = scene.vae.prior.flow
+    assert flow is not None
+    flow.from_noise = lambda noise, y: noise.sinh() / 50
+    flow.to_noise = lambda z, y: ((50 * z).asinh(), torch.zeros_like(z[..., 0]))
+    straight, circle = arguments(model_plots, "interpolations", pictures.interpolations, scene)
+    starts = scene.choose("interpolations", IMAGES)[:6]
+    reconstructions = scene.decode(scene.means, None)
+    for path in (straight, circle):  # both ends are reconstructions: the flow has an exact inverse
+        assert path[:, 0] == pytest.approx(reconstructions[starts], abs=1e-4)
+        ends = np.abs(reconstructions[None] - path[:, -1, None]).max((2, 3)).argmin(1)
+        assert path[:, -1] == pytest.approx(reconstructions[ends], abs=1e-4)
+    middle = (scene.noise(starts[:1]) + scene.noise(torch.from_numpy(ends[:1]))) / 2
+    assert straight[0, 2] == pytest.approx(scene.generate(middle, None)[0], abs=1e-4)
+    in_z = (scene.means[starts[:1]] + scene.means[ends[:1]]) / 2
+    assert not np.allclose(straight[0, 2], scene.decode(in_z, None)[0], atol=1e-4)
+
+
+def test_a_conditional_model_interpolates_between_digits_of_the_same_class(
+    tiny: Dataset, arguments: Callable[..., Any]
+) -> None:
+    scene = make_scene(tiny, prior="flow", condition="label")
+    straight, _ = arguments(model_plots, "interpolations", pictures.interpolations, scene)
+    reconstructions = scene.reconstruct(torch.arange(IMAGES))
+    for path in straight:
+        start, end = (int(np.abs(reconstructions - image).max((1, 2)).argmin()) for image in (path[0], path[-1]))
+        assert path[[0, -1]] == pytest.approx(reconstructions[[start, end]], abs=1e-4)
+        assert scene.labels[start] == scene.labels[end]
+
+
+def test_coordinates_of_a_flow_are_in_the_order_of_the_change(tiny: Dataset, arguments: Callable[..., Any]) -> None:
+    scene = make_scene(tiny, prior="flow")
+    decoded, labels, values = arguments(model_plots, "traversals", pictures.traversals, scene)
+    change = latent_paths.coordinate_change(scene.vae, scene.prior_samples(8).flatten(0, 1), None).tolist()
+    order = sorted(range(3), key=lambda d: -change[d])
+    assert labels == [f"ε[{d}], change {change[d]:.2f}" for d in order]
+    noise = scene.noise(scene.choose("traversals", 1))
+    noise[0, order[1]] = values[0]
+    assert decoded[1, 0] == pytest.approx(scene.generate(noise, None)[0], abs=1e-6)
+
+
+@pytest.mark.parametrize("prior", ["normal", "flow"])
+def test_every_column_of_digits_has_its_label_and_every_row_its_noise(tiny: Dataset, prior: str) -> None:
+    scene = make_scene(tiny, prior=prior, condition="label")
+    panel = pictures.digits(scene).axes[0]
+    assert texts(panel.get_xticklabels()) == ["0", "1", "2", "3", "4"]
+    noise = scene.prior_samples(4)[:, 0]
+    for row in range(4):
+        for label in range(5):
+            y = torch.tensor([label])
+            z = scene.vae.prior.from_noise(noise[row : row + 1], y)
+            expected = scene.vae.decoder(z, y).mean.reshape(6, 5).numpy()
+            assert cell(panel, row, label, 6, 5) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("prior", ["normal", "flow"])
+def test_the_analogy_of_a_digit_in_its_own_class_is_its_reconstruction(
+    tiny: Dataset, prior: str, arguments: Callable[..., Any]
+) -> None:
+    scene = make_scene(tiny, prior=prior, condition="label")
+    originals, images, labels, classes = arguments(model_plots, "analogies", pictures.analogies, scene)
+    chosen = scene.choose("analogies", 4)
+    assert np.array_equal(originals, scene.originals(chosen))
+    assert (labels, classes) == (scene.labels[chosen].tolist(), [0, 1, 2, 3, 4])
+    reconstructions = scene.vae.decoder(scene.vae.encoder(scene.x[chosen], scene.y[chosen]).mean, scene.y[chosen]).mean
+    for row, label in enumerate(labels):
+        assert images[row, label].flatten() == pytest.approx(reconstructions[row].numpy(), abs=1e-4)
+        other = (label + 1) % 5
+        y = torch.tensor([other])
+        noise = scene.noise(chosen[row : row + 1])
+        assert images[row, other] == pytest.approx(scene.images(scene.vae.generate(noise, y).mean)[0], abs=1e-6)
+
+
+def test_samples_of_a_conditional_model_have_the_classes_in_turn(tiny: Dataset) -> None:
+    scene = make_scene(tiny, condition="label")
+    panel, noise = pictures.samples(scene).axes[0], scene.prior_samples(4)
+    for row, column in ((0, 0), (1, 1), (3, 3)):
+        y = torch.tensor([(4 * row + column) % 5])
+        expected = scene.vae.decoder(noise[row, column][None], y).mean.reshape(6, 5).numpy()
+        assert cell(panel, row, column, 6, 5) == pytest.approx(expected, abs=1e-6)
+
+
+def test_only_classes_with_training_images_are_asked_for(tiny: Dataset) -> None:
+    few = replace(tiny, train_labels=torch.arange(60) % 2 + 3, test_labels=torch.arange(20) % 2 + 3)
+    scene = make_scene(few, condition="label")
+    assert scene.classes().tolist() == [3, 4]
+    assert scene.labels_in_turn(2, 2).tolist() == [[3, 4], [3, 4]]  # pyright: ignore[reportOptionalMemberAccess]
+    many = replace(tiny, train_labels=torch.arange(60) % 26, test_labels=torch.arange(20))
+    assert make_scene(many, condition="label").classes().tolist() == list(range(MOST_CLASSES))
+    assert make_scene(many).labels_in_turn(3) is None
+
+
+def test_the_reconstruction_of_a_conditional_model_knows_the_label(tiny: Dataset) -> None:
+    scene = make_scene(tiny, condition="label")
+    chosen = torch.arange(3)
+    x, y = scene.x[chosen], scene.y[chosen]
+    expected = scene.vae.decoder(scene.vae.encoder(x, y).mean, y).mean
+    assert scene.reconstruct(chosen).reshape(3, -1) == pytest.approx(expected.numpy(), abs=1e-6)
+    assert scene.draw_pixels("a", scene.means[chosen], y).shape == (3, 6, 5)
+
+
+def test_the_most_entangled_coordinates_are_first(scene: Scene, arguments: Callable[..., Any]) -> None:
+    values, whole, darkest, names, quantities, change = arguments(
+        model_plots, "entanglement", pictures.entanglement, scene
+    )
+    assert sorted(names) == ["z[0]", "z[1]", "z[2]"]
+    assert list(darkest) == [whole[0], whole[1], 100]
+    weight = (values / darkest).mean(1)
+    assert list(weight) == sorted(weight, reverse=True)
+    assert len(quantities) == 3
+    assert change == "from −1.5 to +1.5"
+
+
+def test_neighbours_are_those_of_the_stage(scene: Scene) -> None:
+    panels = pictures.neighbours(scene).axes
+    assert cell(panels[1], 0, 2, 6, 5) == pytest.approx(scene.neighbours.drawn[6])
+    assert cell(panels[1], 1, 2, 6, 5) == pytest.approx(scene.neighbours.nearest[6])
+    assert texts(panels[1].get_xticklabels())[2] == f"{scene.neighbours.distances[6]:.2f}"
+    assert len(panels) == 3  # the last image of 15 does not fill a row of its own

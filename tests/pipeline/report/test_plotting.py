@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.report import plotting
 from pipeline.report.plotting import GAP, grid, in_rows, integer_ticks, minus, montage, new, save, show
 
 
@@ -72,3 +73,10 @@ def test_a_figure_saved_twice_is_the_same_file_without_metadata(tmp_path: Path) 
     assert content == (tmp_path / "two.png").read_bytes()
     assert b"tEXt" not in content
     assert b"tIME" not in content
+
+
+def test_a_row_of_images_is_written_and_read(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 5, 4)) / 255
+    (tmp_path / "strip.png").write_bytes(plotting.strip(images))
+    assert plotting.read_strip(tmp_path / "strip.png", 3) == pytest.approx(images)
+    assert plotting.strip(images) == plotting.strip(images)

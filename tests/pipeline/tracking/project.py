@@ -24,8 +24,17 @@ from pipeline.tracking.run import Run
 from tests.support import ROOT, STAGES, command, flat_format, model_settings, write_params
 from tools.clones import sh
 
-MEASURED = {"evaluate": "test.log_px", "verify": "verify.difference", "compare": "compare.ppca"}  # stages and metrics
-AFTER_TRAINING = ("evaluate", "verify", "compare", "render", "report")
+# Stages and metrics.
+MEASURED = {
+    "evaluate": "test.log_px",
+    "verify": "verify.difference",
+    "compare": "compare.ppca",
+    "judge": "judge.accuracy",
+    "sample": "sample.recognised",
+}
+AFTER_TRAINING = ("evaluate", "verify", "compare", "judge", "sample", "render", "report")
+AFTER_EVALUATION = ("verify", "compare", "render", "report")  # judge and sample do not depend on it
+UNLOGGED = ("judge", "render")
 
 
 class Project:
@@ -60,6 +69,7 @@ class Project:
             width=4,
             grey_levels=17,
             binarise="none",
+            shares=(),
             dataset="digits",
             data_sha256="d" * 64,
             epoch=2,
@@ -99,7 +109,7 @@ class Project:
     def evaluate(self, value: float, *others: str) -> None:
         """Run evaluate and other stages."""
         for stage in ("evaluate", *others):
-            with self.run(stage) if stage != "render" else nullcontext():
+            with self.run(stage) if stage not in UNLOGGED else nullcontext():
                 self.write(stage, value)
             self.commit(stage)
 

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.storage.files import sha256
 from pipeline.tracking.mlflow_store import Store
 from pipeline.tracking.place import artifacts, store_uri
-from tests.pipeline.tracking.project import AFTER_TRAINING, Project, client, runs
+from tests.pipeline.tracking.project import AFTER_EVALUATION, AFTER_TRAINING, Project, client, runs
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_artifacts_are_found_and_made_where_the_repository_is_now(
     project.folder = new
     monkeypatch.chdir(new)
     monkeypatch.setenv("DVC_EXP_NAME", "second")
-    project.evaluate(6.0, *AFTER_TRAINING[1:])
+    project.evaluate(6.0, *AFTER_EVALUATION)
 
     assert (old.exists(), everything(old)) == (not moved, before)
     for run, value in zip(runs(project), (5.0, 6.0), strict=True):

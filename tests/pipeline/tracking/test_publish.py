@@ -11,7 +11,7 @@ from pipeline.tracking.__main__ import main, sync
 from pipeline.tracking.mlflow_store import Store
 from pipeline.tracking.publish import publish
 from pipeline.tracking.results import of_workspace
-from tests.pipeline.tracking.project import AFTER_TRAINING, Project, client, runs, steps
+from tests.pipeline.tracking.project import AFTER_EVALUATION, AFTER_TRAINING, Project, client, runs, steps
 from tests.support import write_params
 
 
@@ -20,6 +20,19 @@ def changes() -> int:
     store = Store()
     publish(store, of_workspace())
     return store.changes
+
+
+# They describe the model, whatever the evaluation.
+SAMPLES = {"reports/samples.png", "reports/samples.safetensors"}
+
+
+def artifacts(project: Project) -> set[str]:
+    """Files of the only run, besides its model."""
+    [run] = runs(project)
+    found, folders = set[str](), [None, *(item.path for item in client(project).list_artifacts(run.info.run_id))]
+    for folder in folders:
+        found |= {item.path for item in client(project).list_artifacts(run.info.run_id, folder) if not item.is_dir}
+    return found
 
 
 def test_results_from_the_cache_are_one_run_and_stay_one(project: Project) -> None:
@@ -38,7 +51,7 @@ def test_a_second_measurement_is_a_child_and_neither_overwrites_the_other(
     project.evaluate(5.0, *AFTER_TRAINING[1:])
     assert changes() == 0
     monkeypatch.setenv("DVC_EXP_NAME", "second")
-    project.evaluate(6.0, *AFTER_TRAINING[1:])
+    project.evaluate(6.0, *AFTER_EVALUATION)
 
     parent, child = runs(project)
     assert (parent.info.run_name, child.info.run_name) == ("workspace", "second")
@@ -72,7 +85,18 @@ def test_stages_after_a_new_measurement_are_not_published_with_it(project: Proje
     [run] = runs(project)
     assert run.data.metrics["test.log_px"] == 6.0
     assert "verify.difference" not in run.data.metrics
-    assert client(project).list_artifacts(run.info.run_id) == []
+    assert artifacts(project) == SAMPLES
+
+
+def test_the_samples_and_the_numbers_of_the_judge_belong_to_the_run(project: Project) -> None:
+    project.restore(5.0)
+    changes()
+    [run] = runs(project)
+    assert (run.data.metrics["judge.accuracy"], run.data.metrics["sample.recognised"]) == (5.0, 5.0)
+    names = {item.path for item in client(project).list_artifacts(run.info.run_id, "reports")}
+    assert {"reports/samples.png", "reports/samples.safetensors"} <= names
+    assert not [name for name in names if name.endswith(".json")]
+    assert not client(project).list_artifacts(run.info.run_id, "metrics")
 
 
 def test_figures_are_replaced_by_the_experiment_of_the_run_only(
@@ -103,7 +127,7 @@ def test_a_new_clone_has_files_only_of_what_has_run(project: Project) -> None:
         project.write_training()
     [run] = runs(project)
     assert (run.info.status, run.data.metrics["test.log_px"]) == ("FINISHED", 5.0)
-    assert client(project).list_artifacts(run.info.run_id) == []
+    assert artifacts(project) == SAMPLES
 
 
 def test_settings_are_those_that_the_stages_ran_with(project: Project) -> None:

@@ -14,10 +14,12 @@ import torch
 
 from pipeline.code import CODE_ROOTS, ROOT
 from pipeline.errors import UserError
-from pipeline.model.checkpoint import load_model
+from pipeline.model.checkpoint import Description, load_model, save_checkpoint
+from pipeline.model.vae import VAE
 from pipeline.tracking.pyfunc_model import PACKAGES, PackedModel, requirements
 from tests.imports import closure
 from tests.pipeline.tracking.project import Project, client, runs
+from tests.support import flat_format, model_settings
 
 X = np.linspace(0, 1, 24, dtype=np.float32).reshape(2, 12)
 
@@ -36,15 +38,59 @@ def test_each_output_is_that_of_the_networks(project: Project) -> None:
     assert np.array_equal(model.predict(X), outputs["reconstruction"].numpy())
     for name, values in outputs.items():
         assert np.array_equal(model.predict(X, {"output": name}), values.numpy())
-    decoded = model.predict(outputs["mean"].numpy(), {"output": "decode"})
-    assert np.array_equal(decoded, outputs["reconstruction"].numpy())
+    for output in ("decode", "generate"):  # the prior is N(0, I), so z and its noise are the same
+        decoded = model.predict(outputs["mean"].numpy(), {"output": output, "labels": [99]})  # labels are ignored
+        assert np.array_equal(decoded, outputs["reconstruction"].numpy())
+
+
+@pytest.fixture
+def conditional(tmp_path: Path) -> tuple[PackedModel, VAE]:
+    """A model of three classes with a flow, whose last layers are not zero."""
+    torch.manual_seed(0)
+    settings = model_settings(
+        latent=3, encoder=[4], decoder=[4], sigma=0.1, prior="flow", couplings=2, condition="label"
+    )
+    description = Description(
+        model=settings, height=1, width=12, grey_levels=256, binarise="none", shares=(0.5, 0.25, 0.25),
+        dataset="digits", data_sha256="d" * 64, epoch=1, validation=0.1, seed=0,
+    )  # fmt: skip
+    vae = VAE(settings, flat_format(12), description.shares).eval()
+    with torch.no_grad():
+        for parameter in vae.prior.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    save_checkpoint(tmp_path / "vae.safetensors", vae.state_dict(), description)
+    return PackedModel(tmp_path / "vae.safetensors"), vae
+
+
+def test_a_conditional_model_draws_the_class_that_is_asked_for(conditional: tuple[PackedModel, VAE]) -> None:
+    model, vae = conditional
+    noise = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for labels, y in (([2], torch.tensor([2, 2])), ([0, 1], torch.tensor([0, 1]))):
+            z, x = vae.prior.from_noise(noise, y), torch.from_numpy(X)
+            expected = {"generate": (noise, vae.decoder(z, y).mean), "decode": (z, vae.decoder(z, y).mean)}
+            expected |= {"mean": (x, vae.encoder(x, y).mean), "stddev": (x, vae.encoder(x, y).stddev)}
+            expected["reconstruction"] = x, vae.decoder(vae.encoder(x, y).mean, y).mean
+            for output, (rows, values) in expected.items():
+                found = model.predict(rows.numpy(), {"output": output, "labels": labels})
+                assert np.array_equal(found, values.numpy()), output
+    twos, ones = (model.predict(noise.numpy(), {"output": "generate", "labels": [y]}) for y in (2, 1))
+    assert not np.allclose(twos, ones)
+
+
+@pytest.mark.parametrize("labels", [None, [], [3], [-1], [0.5], [0, 1, 2]])
+def test_labels_that_are_not_those_of_the_model_are_refused(
+    conditional: tuple[PackedModel, VAE], labels: list[float] | None
+) -> None:
+    with pytest.raises(UserError, match=r"needs one label for each row, or one for all, from 0 to 2"):
+        conditional[0].predict(X, {} if labels is None else {"labels": labels})
 
 
 @pytest.mark.parametrize(("output", "shape"), [("median", (1, 12)), ("mean", (1, 11)), ("decode", (1, 12))])
 def test_another_output_or_shape_is_refused(project: Project, output: str, shape: tuple[int, int]) -> None:
     project.write_training()
     model = PackedModel(project.arguments("train").model)
-    with pytest.raises(UserError, match="output is one of reconstruction, mean, stddev, decode"):
+    with pytest.raises(UserError, match="output is one of reconstruction, mean, stddev, decode, generate"):
         model.predict(np.zeros(shape), {"output": output})
 
 

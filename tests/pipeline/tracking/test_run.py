@@ -27,7 +27,7 @@ from pipeline.tracking.__main__ import main
 from pipeline.tracking.mlflow_store import ENVIRONMENT, Store, explain, is_refusal
 from pipeline.tracking.publish import publish
 from pipeline.tracking.results import of_workspace
-from tests.pipeline.tracking.project import Project, client, runs, steps
+from tests.pipeline.tracking.project import AFTER_TRAINING, Project, client, runs, steps
 from tests.support import ROOT
 
 
@@ -40,13 +40,14 @@ def response(status: int) -> requests.Response:
 def test_all_stages_of_one_model_share_a_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "humble-fish")
     project.train(epochs=3)
-    project.evaluate(5.0, "verify", "compare", "render", "report")
+    project.evaluate(5.0, *AFTER_TRAINING[1:])
 
     [run] = runs(project)
     assert (run.info.run_name, run.info.status) == ("humble-fish", "FINISHED")
     measured = {"test.log_px": 5.0, "verify.difference": 5.0, "compare.ppca": 5.0}
     trained = {"epoch": 3.0, "validation.elbo": 19.5, "best": 1.0, "train_elbo": 30.000001, "validation_elbo": 28.5}
-    assert run.data.metrics == trained | measured
+    judged = {"judge.accuracy": 5.0, "sample.recognised": 5.0}
+    assert run.data.metrics == trained | measured | judged
     assert steps(project, run) == [1, 2, 3]
     assert run.data.params["model.encoder"] == "[16]"
     assert {key.partition(".")[0] for key in run.data.params} == {"data", "model", "train", "runtime"}

@@ -27,11 +27,12 @@ SETTINGS = training(
 def make_step(
     dataset: Dataset, settings: Train = SETTINGS, device: torch.device | None = None, model: Model = MODEL
 ) -> Step:
+    """A step on a data set, with its labels."""
     torch.manual_seed(0)
     images = dataset.train_images.flatten(1).to(device)
     binarise = "dynamic" if model.observation == "bernoulli" else "none"
-    vae = VAE(model, dataset.format(binarise)).to(device)
-    return Step(vae, images, settings, SINGLE, torch.Generator().manual_seed(0))
+    vae = VAE(model, dataset.format(binarise), dataset.class_shares()).to(device)
+    return Step(vae, images, dataset.train_labels.long().to(device), settings, SINGLE, torch.Generator().manual_seed(0))
 
 
 def weights_and_moments(step: Step) -> dict[str, Tensor]:
@@ -201,6 +202,9 @@ def test_a_step_moves_nothing_between_host_and_device(tiny: Dataset, precision: 
         ({"observation": "beta_binomial"}, "elbo"),
         ({"observation": "categorical"}, "elbo"),
         ({"observation": "bernoulli"}, "iwae"),
+        ({"prior": "flow", "couplings": 3}, "beta"),
+        ({"condition": "label"}, "elbo"),
+        ({"condition": "label", "network": "conv", "width": 2, "prior": "flow"}, "iwae"),
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value.values())),
 )

@@ -17,7 +17,7 @@ from pipeline.model.objectives import draw
 from pipeline.model.vae import VAE
 from pipeline.process.distributed import Group
 from pipeline.training.trainer import Epoch, NotFiniteError, Trainer
-from tests.support import model_settings, training
+from tests.support import model_settings, moved, training
 
 MODEL = model_settings(latent=2, encoder=[16], decoder=[16], activation="silu", sigma=0.2)
 # Of the sixty images of `tiny`, 48 are trained on in batches of 20, 20 and 8, and 12 are held out.
@@ -190,19 +190,35 @@ class Threads(Group):
         ({"objective": "beta", "beta": 4.0, "beta_warmup": 0.5}, {"network": "conv", "width": 4}),
         ({"objective": "iwae", "samples": 3}, {"observation": "bernoulli"}),
         ({}, {"sigma": "learned"}),
+        ({"samples": 2}, {"prior": "flow", "condition": "label"}),
+        ({"batch_size": 47, "objective": "iwae"}, {}),
+        ({"batch_size": 47}, {"prior": "flow", "condition": "label", "network": "conv", "width": 4}),
+        ({"validation": 1 / 60}, {"prior": "flow", "condition": "label"}),
     ],
-    ids=["elbo", "iwae", "beta with convolutions", "iwae of binarised images", "learned sigma"],
+    ids=[
+        "elbo",
+        "iwae",
+        "beta with convolutions",
+        "iwae of binarised images",
+        "learned sigma",
+        "flow and label",
+        "iwae, last batch of one image",
+        "last batch of one image",
+        "one image held out",
+    ],
 )
 def test_two_processes_take_the_steps_of_one(tiny: Dataset, settings: dict[str, Any], model: dict[str, Any]) -> None:
     torch.manual_seed(0)
     train_settings = SETTINGS.model_copy(update=settings)
     binarise = "dynamic" if model.get("observation") == "bernoulli" else "none"
-    vae = VAE(MODEL.model_copy(update=model), tiny.format(binarise))
+    # In any order, so that a process with the labels of another's images is noticed.
+    labels = tiny.train_labels.long()[torch.randperm(60, generator=torch.Generator().manual_seed(1))]
+    vae = moved(VAE(MODEL.model_copy(update=model), tiny.format(binarise), tiny.class_shares()), 0.1)
 
     def train(group: Group) -> tuple[Epoch, VAE]:
         own = copy.deepcopy(vae)
-        trainer = Trainer(own, tiny.train_images.flatten(1), train_settings, group)
-        for _ in range(3):
+        trainer = Trainer(own, tiny.train_images.flatten(1), train_settings, group, labels)
+        for _ in range(trainer.steps):
             trainer.step()
         trainer.check()
         return trainer.end_epoch(), own
