@@ -99,6 +99,7 @@ def levenberg_marquardt(
     z, value, gradient, surrogate, hessian, evaluations = state
     damping = torch.full_like(value, 1e-3)
     going = torch.ones_like(value, dtype=torch.bool)
+    group = min(GROUP, len(z))
     for _ in range(steps):
         active = (going & (decrement(gradient, surrogate) >= TOLERANCE)).nonzero().squeeze(1)
         if len(active) == 0:
@@ -115,7 +116,7 @@ def levenberg_marquardt(
             if len(active) == 0:
                 break
         # Whole groups, with some images twice: oneDNN prepares a kernel for each new size, which costs memory.
-        padded = torch.arange(-(-len(active) // GROUP) * GROUP, device=device_of(x)) % len(active)
+        padded = torch.arange(-(-len(active) // group) * group, device=device_of(x)) % len(active)
         active, proposed = active[padded], proposed[padded]
         found = compute.at(select(x, active), proposed)
         evaluations[active] += compute.cost
