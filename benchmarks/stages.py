@@ -20,7 +20,7 @@ from pipeline.process.device import environment, use_onednn_matmul
 from tools import presets
 from tools.clones import configure, remove_results, stage_name, stage_processes, start_repro, temporary_clone
 
-STAGES = ("download", "train", "evaluate", "verify", "compare", "render", "report")
+STAGES = ("download", "train", "evaluate", "verify", "compare", "judge", "sample", "render", "report")
 
 
 def fixed_cost(folder: Path, stage: str, rounds: int) -> float:
