@@ -16,11 +16,13 @@ from pathlib import Path
 import psutil
 import torch
 
+from pipeline.code import ROOT
+from pipeline.config import read_yaml
 from pipeline.process.device import environment, use_onednn_matmul
 from tools import presets
 from tools.clones import configure, remove_results, stage_name, stage_processes, start_repro, temporary_clone
 
-STAGES = ("download", "train", "evaluate", "verify", "compare", "judge", "sample", "render", "report")
+STAGES = tuple(read_yaml(ROOT / "dvc.yaml")["stages"])
 
 
 def fixed_cost(folder: Path, stage: str, rounds: int) -> float:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from logpx.observations.cells import grey_levels
 from pipeline.code import CODE_ROOTS, ROOT
 from pipeline.config import Params, Section, load_params, read_yaml
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.image_format import Binarise
 from pipeline.errors import UserError
+from pipeline.evaluation.samples import grey_sample
 from pipeline.model.checkpoint import Description, TrainedModel, load_model
 from pipeline.report import plotting
 from pipeline.report.plotting import Figure
@@ -277,10 +277,10 @@ def picture(model: TrainedModel, dataset: Dataset) -> Figure:
         "samples of the prior\nE[x | z], z ~ p(z)" if asked is None else "each digit in turn\nE[x | z], z ~ p(z | y)"
     )
     rows = {
-        "test images x": as_levels(clean, images.levels),
+        "test images x": grey_sample(clean, images, discrete=True),
         "reconstructions\nE[x | z = μ(x)]": vae.decoder(vae.encoder(clean, labels).mean, labels).mean,
         title: decoded.mean,
-        "the same, pixels drawn\nx ~ p(x | z)": as_levels(decoded.sample(generator), images.levels),
+        "the same, pixels drawn\nx ~ p(x | z)": grey_sample(decoded.sample(generator), images, discrete=True),
     }
     return plotting.grid(np.stack([as_images(x, dataset.shape) for x in rows.values()]), row_labels=list(rows))
 
@@ -290,11 +290,6 @@ def draw_samples(model: TrainedModel, shape: tuple[int, int]) -> NDArray[np.floa
     """Samples for the model's row in the picture of all models: means of the decoder, (images, height, width)."""
     noise = torch.randn(SAMPLES, model.vae.latent, generator=torch.Generator().manual_seed(1))
     return as_images(model.vae.generate(noise, model.vae.labels_in_turn(SAMPLES)).mean, shape)
-
-
-def as_levels(x: Float[Tensor, "n pixels"], levels: int) -> Float[Tensor, "n pixels"]:
-    """x as the image that it stands for: v / (levels − 1), from black to white."""
-    return grey_levels(x, levels).to(x.dtype) / (levels - 1)
 
 
 def as_images(x: Float[Tensor, "n pixels"], shape: tuple[int, int]) -> NDArray[np.floating]:

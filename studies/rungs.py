@@ -156,7 +156,7 @@ RUNGS = {
         title="the default with a flow and the label",
         label="Gaussian, flow and label",
         story=(
-            "The flow depends on the class, so each digit has a distribution of styles of its own. Most samples are "
+            "The flow depends on the class, so each digit has its own distribution of styles. Most samples are "
             "recognised, and most are the digit that was asked for. Strokes are as soft as the default's, because the "
             "observation model is the same."
         ),

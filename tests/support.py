@@ -36,7 +36,10 @@ M = TypeVar("M", bound=nn.Module)
 
 @contextmanager
 def isolated() -> Iterator[pytest.MonkeyPatch]:
-    """Hide the caller's data mirror, tracking server and DVC repository; restore all seeds and PyTorch's settings."""
+    """Hide the caller's data mirror, tracking server and DVC repository; restore all seeds and PyTorch's settings.
+
+    Within it, initial weights are the same for every order of tests.
+    """
     matmul = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     settings = torch.get_deterministic_debug_mode(), torch.get_num_threads(), matmul.fp32_precision
@@ -45,6 +48,7 @@ def isolated() -> Iterator[pytest.MonkeyPatch]:
             patch.delenv(name)
         patch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.set_deterministic_debug_mode("error")
+        torch.manual_seed(0)
         yield patch
     torch.set_deterministic_debug_mode(settings[0])
     torch.set_num_threads(settings[1])

@@ -8,7 +8,7 @@ from logpx import noise
 from logpx.batching import noise_blocks, ranges
 from logpx.noise import BLOCK, Stream
 from pipeline.model.labels import Labels
-from pipeline.model.objectives import Elbo, draw
+from pipeline.model.objectives import Elbo, samples_of
 from pipeline.model.vae import VAE
 
 ACTIVE = 0.01  # least variance of a coordinate's posterior mean over the images
@@ -37,10 +37,11 @@ def elbos(
     for images in ranges(len(x), chunk // BLOCK):
         part, label = x[images.start : images.stop], None if y is None else y[images.start : images.stop]
         indices = first + torch.tensor(images, device=x.device)
+        q = vae.encoder(part, label)
         total = torch.zeros(2, len(part), dtype=torch.float64)
         for block, count in noise_blocks(samples):
             drawn = noise.draw(seed, indices, Stream.ELBO, block, count, vae.latent).normal
-            posterior = draw(vae, part, drawn.to(x), label)
+            posterior = samples_of(vae, q, part, drawn.to(x), label)
             reconstruction = posterior.log_likelihood.cpu().double().sum(0)
             total += torch.stack([reconstruction, count * posterior.kl.cpu().double()])
         parts.append(Elbo(*(total / samples)))

@@ -77,7 +77,17 @@ def draw(
         noise: ε ~ N(0, I).
         y: the images' labels; a model that is not conditional ignores them.
     """
-    q = vae.encoder(x, y)
+    return samples_of(vae, vae.encoder(x, y), x, noise, y)
+
+
+def samples_of(
+    vae: VAE,
+    q: Independent,
+    x: Float[Tensor, "batch pixels"],
+    noise: Float[Tensor, "samples batch latent"],
+    y: Labels,
+) -> PosteriorSamples:
+    """The same for a known q = q(z | x, y)."""
     z = reparameterise(q, noise)
     return PosteriorSamples(vae, y, q, z, vae.decoder(z, y).log_prob(x))
 

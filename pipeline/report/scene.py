@@ -99,8 +99,7 @@ class Scene:
         """
         if not self.vae.classes:
             raise NotDrawnError("the model is not conditional, so no digit can be asked for (model.condition = label)")
-        known = [label for label, share in enumerate(self.vae.shares) if share > 0]
-        return torch.tensor(known[:MOST_CLASSES], device=self.x.device)
+        return torch.tensor(self.vae.labels()[:MOST_CLASSES], device=self.x.device)
 
     def random(self, picture: str) -> np.random.Generator:
         """The random numbers of a picture. Each picture has its own generator, so a new picture changes no other."""

@@ -11,7 +11,9 @@ import torch
 
 from pipeline.config import load_params, read_yaml
 from pipeline.data.dataset import load_dataset
+from pipeline.data.image_format import ImageFormat
 from pipeline.errors import UserError
+from pipeline.evaluation.samples import grey_sample
 from pipeline.model.checkpoint import Description, TrainedModel, load_model
 from pipeline.model.vae import VAE
 from pipeline.report import plotting
@@ -203,7 +205,8 @@ def test_a_conditional_model_is_asked_for_each_class_in_turn(results: Path, prio
 
 def test_black_and_white_images_are_drawn_black_and_white() -> None:
     x = torch.tensor([[0.1, 0.49, 0.5, 0.99]])
-    assert records.as_levels(x, 2).tolist() == [[0, 0, 1, 1]]
+    binarised = ImageFormat(1, 4, 256, "dynamic")
+    assert grey_sample(x, binarised, discrete=True).tolist() == [[0, 0, 1, 1]]
 
 
 def test_a_revision_is_of_the_folder_that_has_the_code(tmp_path: Path) -> None:

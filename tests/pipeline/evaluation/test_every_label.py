@@ -51,7 +51,7 @@ def test_every_label_is_measured_once_and_the_own_one_is_taken_as_known() -> Non
     fake, y = Fake(torch.randn(3, 5)), torch.tensor([1, 0, 1, 1, 2])
     known = fake.columns(torch.arange(5), y)
     found = sum_over_labels(make_vae(0.2, 0.3, 0.5), fake, fake.x, SETTINGS, known, y)
-    # Each label has noise of its own.
+    # Each label has its own noise.
     fewer = [replace(SETTINGS, budget=64, rescue=False, seed=SETTINGS.seed + 1 + label) for label in range(3)]
     assert fake.asked == [
         ("label 0", [0, 2, 3, 4], fewer[0]), ("label 1", [1, 4], fewer[1]), ("label 2", [0, 1, 2, 3], fewer[2]),
