@@ -52,7 +52,7 @@ class Encoder(nn.Module):
     Args:
         classes: their number; 0 for a model without.
         discrete: whether p(x | z) depends on the level v = ⌊levels · x⌋ of each pixel only. The network then sees
-            (v + ½) / levels, so that q(z | x) too depends on v only.
+            v / (levels − 1), so that q(z | x) too depends on v only; black is 0 and white is 1.
     """
 
     def __init__(self, settings: Model, images: ImageFormat, classes: int, discrete: bool) -> None:
@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         self.levels = images.levels if discrete else None
 
     def forward(self, x: Float[Tensor, "*batch pixels"], y: Labels = None) -> Independent:
-        seen = x if self.levels is None else (grey_levels(x, self.levels) + 0.5) / self.levels
+        seen = x if self.levels is None else grey_levels(x, self.levels) / (self.levels - 1)
         # Under mixed precision only the network computes in bfloat16, the distribution in the precision of x.
         inputs = with_label(seen, y, self.classes)
         outputs = self.network(inputs.reshape(-1, inputs.shape[-1])).to(x.dtype)

@@ -78,7 +78,7 @@ def test_the_encoder_of_a_discrete_observation_model_sees_grey_levels_only() -> 
         means = [encoder((v + u) / 17).mean for u in noise]
         assert torch.equal(*means) == discrete
     encoder = make_encoder(True, images)
-    expected = encoder.network((v + 0.5) / 17)[:, :3]
+    expected = encoder.network(v / 16)[:, :3]
     torch.testing.assert_close(encoder((v + noise[0]) / 17).mean, expected)
     assert not torch.equal(encoder(v / 17).mean, encoder((v - 0.5).clamp(min=0) / 17).mean)
 
@@ -158,5 +158,5 @@ def test_labels_do_not_hide_the_grey_levels_from_the_encoder() -> None:
     encoder = Encoder(model_settings(latent=3, encoder=[8]), images, 2, True)
     v = torch.randint(0, 17, (5, 12), generator=torch.Generator().manual_seed(0))
     y = torch.tensor([0, 1, 0, 1, 1])
-    expected = encoder.network(torch.cat([(v + 0.5) / 17, torch.stack([1 - y, y], 1)], 1))[:, :3]
+    expected = encoder.network(torch.cat([v / 16, torch.stack([1 - y, y], 1)], 1))[:, :3]
     torch.testing.assert_close(encoder((v + 0.2) / 17, y).mean, expected)
