@@ -48,6 +48,7 @@ def isolated() -> Iterator[pytest.MonkeyPatch]:
             patch.delenv(name)
         patch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.set_deterministic_debug_mode("error")
+        patch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)  # with NaN: shows reads of it
         torch.manual_seed(0)
         yield patch
     torch.set_deterministic_debug_mode(settings[0])

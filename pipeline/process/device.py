@@ -61,6 +61,9 @@ def make_deterministic(seed: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Like torch.use_deterministic_algorithms(True), which imports the compiler first: half of a stage's start-up time.
     torch.set_deterministic_debug_mode("error")
+    # In this mode PyTorch fills new memory with NaN, which shows reads of memory that nothing was written to. The tests
+    # keep that; here it would only cost time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.manual_seed(seed)
 
 

@@ -42,7 +42,7 @@ SAMPLE_ROWS = (
         "spread over the classes", "class_spread", "share that would have to change class to match the data: 0 is best"
     ),
     _number(
-        "Fréchet distance", "frechet", 1, "of the features' mean and covariance from the data's (Heusel et al. 2017)"
+        "Fréchet distance", "frechet", 2, "of the features' mean and covariance from the data's (Heusel et al. 2017)"
     ),
     _share("precision", "precision", "is near a real image (Kynkäänniemi et al. 2019)"),
     _number(
@@ -54,6 +54,6 @@ SAMPLE_ROWS = (
     _number("nearest training image", "distance", 3, "median distance, root mean square over the pixels in [0, 1]"),
     _share("recognised, with noise", "noisy_recognised", "the same of x ~ p(x | z), with the noise of every pixel"),
     _number(
-        "Fréchet distance, with noise", "noisy_frechet", 1, "the same of x ~ p(x | z), with the noise of every pixel"
+        "Fréchet distance, with noise", "noisy_frechet", 2, "the same of x ~ p(x | z), with the noise of every pixel"
     ),
 )

@@ -89,7 +89,7 @@ def test_the_page_has_the_numbers_of_samples_if_they_are_known(page: Path, kind:
         )
         for name in ("logistic", "good")
     }
-    numbers = ["34.5 %", "96.6 %", "87.5 %", "41.5", "2.8", "3499.2", "97.8 %"]
+    numbers = ["34.5 %", "96.6 %", "87.5 %", "41.50", "2.75", "3499.2", "97.8 %"]
     assert [text.partition("<")[0] for text in cells["logistic"] if text and text[0].isdigit()] == numbers
     assert sum(text.startswith("–") for text in cells["good"]) == 7
 

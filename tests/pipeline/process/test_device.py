@@ -49,6 +49,12 @@ def test_the_seed_fixes_the_global_generator() -> None:
     assert draws[0] == draws[1] != draws[2]
 
 
+def test_new_memory_is_not_filled() -> None:
+    set_up("cpu", 0)
+    assert torch.get_deterministic_debug_mode() == 2
+    assert not torch.empty(10**6).isnan().all()
+
+
 def test_a_missing_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == CPU

@@ -420,7 +420,7 @@ def test_the_numbers_of_samples_are_beside_those_of_real_images(params: Params, 
         return re.findall(r"\d+\.\d\d?", line.partition("<small>")[0])
 
     assert row("recognised<" if "html" in page else "recognised |") == ["34.5", "96.6"]
-    assert row("Fréchet distance<" if "html" in page else "Fréchet distance |") == ["0.2", "0.2", "2.5"]
+    assert row("Fréchet distance<" if "html" in page else "Fréchet distance |") == ["0.25", "0.25", "2.50"]
     assert "right for" in text
     assert "99.2 %" in text
     assert "asked for and got" in text
