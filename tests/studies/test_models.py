@@ -198,7 +198,7 @@ def test_binarised_models_have_a_picture_of_their_own() -> None:
     assert [row.nats for row in rows] == sorted(row.nats for row in rows)
     figure = models_figure.draw_binarised(rows)
     (panel,) = figure.axes
-    assert texts(panel.get_yticklabels())[1:3] == ["iwae: one latent layer, k = 50", "IWAE, one latent layer, k = 50"]
+    assert texts(panel.get_yticklabels())[1:3] == ["iwae: one latent layer, k = 10", "IWAE, one latent layer, k = 50"]
     assert "this project, log p(x), 95 % interval" in texts(figure.legends[0].get_texts())
 
 
