@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -133,47 +134,54 @@ def wait_for(text: str, log: Path, process: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.1)
 
 
-def start(clone: Path, *options: str) -> "tuple[subprocess.Popen[bytes], Path]":
-    """Start `dvc exp run`; return its process and its log."""
+@contextmanager
+def started(clone: Path, *options: str) -> "Iterator[tuple[subprocess.Popen[bytes], Path]]":
+    """`dvc exp run`: its process and its log. What still runs at the end is killed."""
     path = clone.parent / "experiment.log"
-    with path.open("wb") as log:
-        command = ["dvc", "exp", "run", *options]
-        process = subprocess.Popen(
+    command = ["dvc", "exp", "run", *options]
+    with (
+        path.open("wb") as log,
+        subprocess.Popen(
             command, cwd=clone, env=environment(), stdout=log, stderr=log, start_new_session=True
-        )
-    return process, path
+        ) as process,
+    ):
+        try:
+            yield process, path
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_killed_experiment_continues_in_another_workspace(clone: Path) -> None:
     """Only dvc is killed: its stage saves its work and ends, and the next temporary workspace finds that work."""
-    settings = ("-S", "train.epochs=400", "-S", "recovery.save_every=0.2", "-S", "model.latent=7")
-    dvc, log = start(clone, "--temp", "--name", "cut-short", *settings)
-    wait_for("epoch 100/", log, dvc)
-    stages = psutil.Process(dvc.pid).children(recursive=True)
-    dvc.kill()
-    dvc.wait()
-    _, alive = psutil.wait_procs(stages, timeout=GRACE + 5)
-    assert not alive
+    settings = ("-S", "train.epochs=200", "-S", "recovery.save_every=0.2", "-S", "model.latent=7")
+    with started(clone, "--temp", "--name", "cut-short", *settings) as (dvc, log):
+        wait_for("epoch  20/", log, dvc)
+        stages = psutil.Process(dvc.pid).children(recursive=True)
+        dvc.kill()
+        dvc.wait()
+        _, alive = psutil.wait_procs(stages, timeout=GRACE + 5)
+        assert not alive
     sh(clone, "python", "-m", "tools.recover")
     output = sh(clone, "dvc", "exp", "run", "--temp", "--force", "--name", "continued", *settings, "train")
     assert "resuming from the state" in output
     sh(clone, "dvc", "get", ".", "reports/metrics/history.csv", "--rev", "continued", "-o", "continued.csv")
     history = (clone / "continued.csv").read_text(encoding="utf-8").splitlines()
-    assert [line.split(",")[0] for line in history[1:]] == [str(epoch) for epoch in range(1, 401)]
+    assert [line.split(",")[0] for line in history[1:]] == [str(epoch) for epoch in range(1, 201)]
     assert not [path for path in (clone / ".scratch").iterdir() if path.is_dir()]
 
 
 @pytest.mark.parametrize("options", [("--temp", "--name", "cut"), ("--name", "cut")])
 def test_after_a_killed_experiment_the_repository_can_be_recovered(clone: Path, options: tuple[str, ...]) -> None:
     branch = sh(clone, "git", "rev-parse", "--abbrev-ref", "HEAD")
-    dvc, log = start(clone, *options, "-S", "train.epochs=100000")
-    wait_for("epoch   3/", log, dvc)
-    with pytest.raises(RuntimeError, match=f"{dvc.pid} .*dvc exp run"):
-        sh(clone, "tools/recover.py")
-    stages = psutil.Process(dvc.pid).children(recursive=True)
-    for pid in (dvc.pid, *(stage.pid for stage in stages)):
-        os.kill(pid, signal.SIGKILL)
-    dvc.wait()
+    with started(clone, *options, "-S", "train.epochs=100000") as (dvc, log):
+        wait_for("epoch   3/", log, dvc)
+        with pytest.raises(RuntimeError, match=f"{dvc.pid} .*dvc exp run"):
+            sh(clone, "tools/recover.py")
+        stages = psutil.Process(dvc.pid).children(recursive=True)
+        for pid in (dvc.pid, *(stage.pid for stage in stages)):
+            os.kill(pid, signal.SIGKILL)
+        dvc.wait()
 
     sh(clone, "tools/recover.py")
     sh(clone, "git", "restore", "--staged", "--worktree", ".")
