@@ -13,7 +13,7 @@ ifneq (,$(findstring $(HASH),$(CURDIR)))
 $(error DVC runs no experiment in a folder whose path contains $(HASH): rename or move $(CURDIR))
 endif
 
-.PHONY: help setup demo run published study repro verify chaos bench audit test test-all check ui sync clean
+.PHONY: help setup demo run study repro verify chaos bench audit test test-all check ui sync clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -37,13 +37,6 @@ demo: $(READY) ## Run the whole pipeline on scikit-learn's digits, without a dow
 
 run: $(READY) ## Run an experiment with the settings of a file in presets/: make run PRESET=fast | good | best | ...
 	python -m tools.presets $(PRESET)
-
-published: $(READY) ## Run the published setting, record it in the study models, and copy its metrics to reports/published.
-	python -m studies models --only published
-	@mkdir -p reports/published
-	@for stage in train evaluate verify compare judge sample; do \
-		dvc get -q --force . reports/metrics/$$stage.json --rev published -o reports/published/; done
-	@echo "The metrics: $$PWD/reports/published/"
 
 study: $(READY) ## Run a study and write its page: make study NAME=sigma | latent | samples | models [ONLY=fast,good].
 	python -m studies $(NAME) $(if $(ONLY),--only "$(ONLY)")
