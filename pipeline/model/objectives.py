@@ -64,12 +64,10 @@ class PosteriorSamples:
 
     @property
     def log_weights(self) -> Float[Tensor, "samples batch"]:
-        """log w = log p(x | z, y) + log p(z | y) − log q(z | x, y)."""
-        return self.log_likelihood + self.log_prior - self.q.log_prob(self.z)
+        """log w = log p(x | z, y) + log p(z | y) − log q(z | x, y).
 
-    @property
-    def log_weights_along_z(self) -> Float[Tensor, "samples batch"]:
-        """The same with a gradient in the encoder through z only: the parameters of log q(z | x, y) are constants."""
+        Its gradient in the encoder goes through z only: the parameters of log q(z | x, y) are constants.
+        """
         fixed = diagonal_gaussian(self.q.mean.detach(), self.q.stddev.detach())
         return self.log_likelihood + self.log_prior - fixed.log_prob(self.z)
 
@@ -130,7 +128,7 @@ def iwae(samples: PosteriorSamples, beta: Tensor) -> Float[Tensor, " batch"]:
     Σ w̃² (∂ log w / ∂z) (∂z / ∂φ) with w̃ = w / Σ w. Its expectation is that of the plain gradient; its noise is less,
     most of all with many samples.
     """
-    log_w = samples.log_weights_along_z
+    log_w = samples.log_weights
     share = log_w.detach().softmax(0)[..., None]
     if samples.z.requires_grad:  # the gradient of the bound in z has one factor w̃ already
         samples.z.register_hook(lambda gradient: share * gradient)

@@ -179,13 +179,12 @@ def test_the_posteriors_of_many_labelled_images_are_those_of_the_encoder(
 
 
 def test_generated_images_are_decoded_samples_of_the_prior(generator: torch.Generator) -> None:
-    torch.manual_seed(0)
     vae, noise = moved(VAE(CONDITIONAL, TWELVE, (0.5, 0.5)), 0.2), torch.randn(7, 4, 3, generator=generator)
     y = torch.tensor([0, 1, 1, 0])
     found = vae.generate(noise, y)
     assert torch.equal(found.parameters, vae.decoder(vae.prior.from_noise(noise, y), y).parameters)
     assert not torch.isclose(found.parameters, vae.decoder(noise, y).parameters).all()
-    assert not torch.isclose(found.parameters, vae.generate(noise, 1 - y).parameters).all()
+    assert not torch.isclose(found.parameters, vae.generate(noise, 1 - y).parameters).any(-1).all()
     plain = VAE(SETTINGS, TWELVE)
     assert torch.equal(plain.generate(noise).parameters, plain.decoder(noise).parameters)
 

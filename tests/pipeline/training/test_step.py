@@ -104,7 +104,7 @@ def expected_gradient(name: str, vae: VAE, samples: PosteriorSamples) -> list[Te
     if name != "iwae":
         return list(gradients)
     share = samples.log_weights.softmax(0).detach()
-    along_z = (share.square() * samples.log_weights_along_z).sum(0)
+    along_z = (share.square() * samples.log_weights).sum(0)
     reparameterised = iter(torch.autograd.grad(-along_z.mean(), encoder))
     of_encoder = {id(parameter) for parameter in encoder}
     return [
