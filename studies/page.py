@@ -56,8 +56,8 @@ def _row(value: float, outcome: dict[str, Any], model: TrainedModel) -> dict[str
     observation, description = model.vae.decoder.observation, model.description
     sigma = float(observation.sigma) if isinstance(observation, Gaussian) else None
     names = (
-        "images", "log_px", "log_px_se", "elbo", "elbo_se", "reconstruction", "kl", "trusted", "ess_median",
-        "image_se_median", "evaluations_mean",
+        "images", "log_px", "log_px_se", "bits_per_dim", "elbo", "elbo_se", "reconstruction", "kl", "trusted",
+        "ess_median", "image_se_median", "evaluations_mean",
     )  # fmt: skip
     about = {"value": value, "sigma": sigma, "pixels": description.height * description.width}
     return about | {name: test.get(name) if "_se" in name else test[name] for name in names}
