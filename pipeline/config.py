@@ -54,7 +54,10 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    name: Literal["mnist", "fashion_mnist", "kmnist", "digits"]
+    name: Literal["mnist", "fashion_mnist", "kmnist", "digits", "own"]
+    path: Annotated[str, Field(min_length=1)] | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    seed: Seed
     binarise: Literal["none", "threshold", "dynamic"]
 
 
@@ -184,6 +187,21 @@ class Params(Section):
     runtime: Runtime
     recovery: Recovery
     tracking: Tracking
+
+    @model_validator(mode="after")
+    def _own_images(self) -> "Params":
+        data = self.data
+        if data.name == "own" and (data.path is None or data.sha256 is None):
+            raise ValueError(
+                "data.name = own: data.path and data.sha256 say which images; `python -m tools.own PATH` checks the "
+                "images in PATH and writes both"
+            )
+        if data.name != "own" and (data.path is not None or data.sha256 is not None):
+            raise ValueError(
+                f"data.path and data.sha256 are of your own images, but data.name = {data.name}: set both to null, or "
+                "data.name to own"
+            )
+        return self
 
     @model_validator(mode="after")
     def _coordinates_to_couple(self) -> "Params":

@@ -23,11 +23,16 @@ def main() -> None:
     torch.set_num_threads(1)
     dataset = load_dataset(arguments.data)
 
+    if not dataset.labelled:
+        save_judge(arguments.judge, None, dataset)
+        write_json(arguments.metrics, {"judge": {"images": 0}, "environment": environment(device)})
+        print("the training images have no labels of two or more classes, so there is no judge")
+        return
     start = time.monotonic()
     judge = train(dataset, settings, device)
     print(f"the judge was trained in {time.monotonic() - start:.0f} s")
     metrics = measure(judge, dataset)
-    save_judge(arguments.judge, judge, dataset.name)
+    save_judge(arguments.judge, judge, dataset)
     write_json(arguments.metrics, {"judge": metrics, "environment": environment(device)})
     print(f"accuracy {metrics['accuracy']:.2%}, recognised {metrics['recognised']:.2%} of the test images")
 

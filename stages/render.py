@@ -9,15 +9,17 @@ import torch
 from pipeline.config import load_params
 from pipeline.data import probes
 from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.image_format import ImageFormat, as_pictures
 from pipeline.evaluation.samples import grey_mean
 from pipeline.judge.checkpoint import load_judge
-from pipeline.judge.classifier import judge_images
+from pipeline.judge.classifier import Judge, judge_images
 from pipeline.model.checkpoint import load_model
 from pipeline.process.cli import parse_paths
 from pipeline.process.device import set_up
 from pipeline.process.lifecycle import run_stage
 from pipeline.report import plotting
 from pipeline.report.pictures import PICTURES, drawn, overview
+from pipeline.report.scene import Judge as JudgeOfScene
 from pipeline.report.scene import Neighbours, Scene, as_seen
 from pipeline.storage.files import unusable
 from pipeline.storage.tables import read_csv, read_parquet, write_parquet
@@ -44,7 +46,7 @@ def main() -> None:
     scene = Scene(
         vae, x.to(device), dataset.test_labels.numpy(), dataset.shape,
         history, table, verified, curves, measured, as_seen(examples, vae.images), params.render,
-        lambda p: judge_images(judge, grey_mean(p, vae.images)).classes, read_neighbours(arguments.samples, dataset),
+        seen_by(judge, vae.images), read_neighbours(arguments.samples, dataset),
     )  # fmt: skip
 
     pictures = {name: drawn(picture.draw, scene) for name, picture in PICTURES.items()}
@@ -62,6 +64,11 @@ def main() -> None:
         plotting.save(png or plotting.message(reason), path)
 
 
+def seen_by(judge: Judge | None, images: ImageFormat) -> JudgeOfScene | None:
+    """The class that the judge sees in the mean of each p(x | z); None without a judge."""
+    return (lambda p: judge_images(judge, grey_mean(p, images)).classes) if judge else None
+
+
 def read_neighbours(path: Path, dataset: Dataset) -> Neighbours:
     """The drawn images that stage sample has kept, and their nearest training images.
 
@@ -71,9 +78,9 @@ def read_neighbours(path: Path, dataset: Dataset) -> Neighbours:
     tensors, description = load_tensors(path)
     if not {"images", "nearest", "distance"} <= set(tensors) or description.get("dataset") != dataset.name:
         raise unusable(path, f"has no samples of a model of {dataset.name}")
-    drawn = tensors["images"].view(-1, *dataset.shape).numpy() / 255
-    nearest = dataset.train_images[tensors["nearest"]].numpy() / (dataset.levels - 1)
-    return Neighbours(drawn, nearest, tensors["distance"].numpy())
+    drawn = as_pictures(tensors["images"].numpy() / 255, dataset.shape)
+    nearest = dataset.train_images[tensors["nearest"]].flatten(1).numpy() / (dataset.levels - 1)
+    return Neighbours(drawn, as_pictures(nearest, dataset.shape), tensors["distance"].numpy())
 
 
 if __name__ == "__main__":

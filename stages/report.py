@@ -46,7 +46,8 @@ def main() -> None:
     drawn, left_out = load_pictures(arguments.figures, listed, description.model)
     train, evaluated = read_metrics(arguments.train_metrics), read_metrics(arguments.test_metrics)
     test, compare = evaluated["test"], read_metrics(arguments.compare_metrics)["compare"]
-    sections = params.model_dump(exclude={"recovery", "tracking"})
+    # The digest of own images says what they are; where they are changes no result.
+    sections = params.model_dump(exclude={"recovery": True, "tracking": True, "data": {"path"}})
     observation = vae.decoder.observation
     ceiling = observation.ceiling(images.pixels)
     stands = rungs(description.dataset, images, compare, test["log_px"], test.get("log_px_se"), ceiling)
@@ -59,9 +60,11 @@ def main() -> None:
             "objective": OBJECTIVE_TEXTS[params.train.objective],
         },
         "data": {
-            "name": description.dataset,
+            "name": "own images" if description.dataset == "own" else description.dataset,
             "levels": images.levels,
             "pixels": images.pixels,
+            "colour": images.channels > 1,
+            "size": f"{images.height} x {images.width}",
             "binarised": images.binarise != "none",
         },
         "sigma": observation.sigma if isinstance(observation, Gaussian) else None,

@@ -59,7 +59,7 @@ def _row(value: float, outcome: dict[str, Any], model: TrainedModel) -> dict[str
         "images", "log_px", "log_px_se", "bits_per_dim", "elbo", "elbo_se", "reconstruction", "kl", "trusted",
         "ess_median", "image_se_median", "evaluations_mean",
     )  # fmt: skip
-    about = {"value": value, "sigma": sigma, "pixels": description.height * description.width}
+    about = {"value": value, "sigma": sigma, "pixels": description.images.pixels}
     return about | {name: test.get(name) if "_se" in name else test[name] for name in names}
 
 
@@ -84,8 +84,9 @@ def draw_images(study: Study, models: Mapping[float, TrainedModel]) -> Figure:
     dataset = load_dataset(Path("data/images.safetensors"))
     x = next(iter(models.values())).vae.images.read_clean(dataset.test_images[:DIGITS])
     y = dataset.test_labels[:DIGITS].long()
-    white = np.zeros((1, *dataset.shape))
-    rows = [np.concatenate([as_images(x, dataset.shape), white.repeat(SAMPLES, 0)])]
+    originals = as_images(x, dataset.shape)
+    white = plotting.white(1, originals)
+    rows = [np.concatenate([originals, white.repeat(SAMPLES, 0)])]
     for model in models.values():
         vae = model.vae
         noise = torch.randn(SAMPLES, 256, generator=torch.Generator().manual_seed(0))[:, : vae.latent]

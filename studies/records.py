@@ -20,7 +20,7 @@ from torch import Tensor
 from pipeline.code import CODE_ROOTS, ROOT
 from pipeline.config import Params, Section, load_params, read_yaml
 from pipeline.data.dataset import Dataset, load_dataset
-from pipeline.data.image_format import Binarise
+from pipeline.data.image_format import Binarise, as_pictures
 from pipeline.errors import UserError
 from pipeline.evaluation.samples import grey_sample
 from pipeline.model.checkpoint import Description, TrainedModel, load_model
@@ -286,15 +286,19 @@ def picture(model: TrainedModel, dataset: Dataset) -> Figure:
 
 
 @torch.inference_mode()
-def draw_samples(model: TrainedModel, shape: tuple[int, int]) -> NDArray[np.floating]:
-    """Samples for the model's row in the picture of all models: means of the decoder, (images, height, width)."""
+def draw_samples(model: TrainedModel, shape: tuple[int, ...]) -> NDArray[np.floating]:
+    """Samples for the model's row in the picture of all models: means of the decoder, as images.
+
+    Args:
+        shape: of an image as a tensor.
+    """
     noise = torch.randn(SAMPLES, model.vae.latent, generator=torch.Generator().manual_seed(1))
     return as_images(model.vae.generate(noise, model.vae.labels_in_turn(SAMPLES)).mean, shape)
 
 
-def as_images(x: Float[Tensor, "n pixels"], shape: tuple[int, int]) -> NDArray[np.floating]:
-    """Rows of pixels as images (n, height, width)."""
-    return x.numpy().reshape(-1, *shape)
+def as_images(x: Float[Tensor, "n pixels"], shape: tuple[int, ...]) -> NDArray[np.floating]:
+    """Rows of pixels as images (n, height, width), or (n, height, width, 3) in colour."""
+    return as_pictures(x.numpy(), shape)
 
 
 def revision_of(folder: Path) -> str | None:

@@ -18,7 +18,10 @@ from pipeline.storage.tensors import load_tensors, save_tensors
 @no_type_check  # `_mistakes` checks types and shapes always, not only under test, and its message is for a user
 @dataclass(frozen=True)
 class Dataset:
-    """Grey images with pixel values 0 .. levels − 1, and the class of each image: any integer that is not negative.
+    """Images with pixel values 0 .. levels − 1, and the class of each image: any integer that is not negative.
+
+    An image has the shape (height, width), or (3, height, width) if it has the colours red, green and blue. Images
+    without labels have the label 0.
 
     Raises:
         UserError: if a type, shape or value is not as stated here. It names the first mistake.
@@ -26,23 +29,37 @@ class Dataset:
 
     name: str
     levels: int
-    train_images: UInt8[Tensor, "train height width"]
+    train_images: UInt8[Tensor, "train *shape"]
     train_labels: Integer[Tensor, " train"]
-    test_images: UInt8[Tensor, "test height width"]
+    test_images: UInt8[Tensor, "test *shape"]
     test_labels: Integer[Tensor, " test"]
 
     def __post_init__(self) -> None:
         if mistake := next(_mistakes(self), None):
             raise UserError(
-                f"data set {self.name}: {mistake}; a data set has uint8 images of shape (images, height, width) with "
-                "values below its number of levels, and one label per image, an integer of 0 or more"
+                f"data set {self.name}: {mistake}; a data set has uint8 images of shape (images, height, width), or "
+                "(images, 3, height, width), with values below its number of levels, and one label per image, an "
+                "integer of 0 or more"
             )
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of an image, in pixels."""
-        height, width = self.train_images.shape[1:]
-        return height, width
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an image: height and width in pixels, in colour after the number of channels."""
+        return tuple(self.train_images.shape[1:])
+
+    def __str__(self) -> str:
+        channels, size = self.shape[:-2], " x ".join(map(str, self.shape[-2:]))
+        classes = len(self.train_labels.unique())
+        return (
+            f"{len(self.train_images)} training and {len(self.test_images)} test images of {size} pixels"
+            f"{' in colour' if channels else ''}, {self.levels} {'levels' if channels else 'grey levels'}, "
+            f"{f'{classes} classes' if self.labelled else 'no classes'}"
+        )
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the labels tell images apart: the training images have two classes or more."""
+        return bool((self.train_labels != self.train_labels[0]).any())
 
     def class_shares(self) -> tuple[float, ...]:
         """Share of each class among the training images, from class 0 to the largest of all labels.
@@ -60,10 +77,12 @@ class Dataset:
 
     def format(self, binarise: Binarise = "none") -> ImageFormat:
         """How a model sees these images."""
-        return ImageFormat(*self.shape, self.levels, binarise)
+        *channels, height, width = self.shape
+        return ImageFormat(height, width, self.levels, binarise, *channels)
 
 
 MOST_CLASSES = 1000
+GREY_OR_COLOUR = {(), (3,)}  # what an image's shape has before height and width
 INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -99,7 +118,7 @@ def _mistakes(data: Dataset) -> Iterator[str]:
         images, labels = getattr(data, f"{part}_images"), getattr(data, f"{part}_labels")
         if images.dtype != torch.uint8:
             yield f"{part}_images are {images.dtype}, not torch.uint8"
-        if images.ndim != 3 or not images.numel():
+        if images.shape[1:-2] not in GREY_OR_COLOUR or images.ndim < 3 or not images.numel():
             yield f"{part}_images have the shape {tuple(images.shape)}"
         if (largest := int(images.max())) >= data.levels:
             yield f"{part}_images have values up to {largest}, not {data.levels - 1}"

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -21,18 +22,23 @@ class ImageFormat:
     have the levels 0 and 1: v is drawn anew at each reading with the grey level as probability of a 1 ("dynamic",
     Burda et al. 2016, section 5), or tells if the grey level is at least the middle one ("threshold").
 
+    In colour v has a value for each pixel and channel, and all of this holds for each of them.
+
     Attributes:
-        grey_levels: of the images in the file.
+        grey_levels: of the images in the file; in colour, of each channel.
+        channels: 1 for grey images, 3 for red, green and blue.
     """
 
     height: int
     width: int
     grey_levels: int
     binarise: Binarise = "none"
+    channels: int = 1
 
     @property
     def pixels(self) -> int:
-        return self.height * self.width
+        """Numbers per image: one for each pixel, or in colour one for each pixel and channel."""
+        return self.height * self.width * self.channels
 
     @property
     def levels(self) -> int:
@@ -45,18 +51,18 @@ class ImageFormat:
         """x of images, with all randomness from the generator, which is on the images' device."""
         return dequantise(self._values(images, generator), self.levels, generator)
 
-    def read_fixed(self, images: UInt8[Tensor, "images height width"], seed: int) -> Float[Tensor, "images pixels"]:
+    def read_fixed(self, images: UInt8[Tensor, "images *shape"], seed: int) -> Float[Tensor, "images pixels"]:
         """x of images to measure, flat. The seed determines u; v is the same for every seed.
 
         Randomness is drawn on the CPU, so that it is the same for every device.
         """
         return dequantise(self.values_fixed(images), self.levels, torch.Generator().manual_seed(seed))
 
-    def read_clean(self, images: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images pixels"]:
+    def read_clean(self, images: UInt8[Tensor, "images *shape"]) -> Float[Tensor, "images pixels"]:
         """(v + ½) / levels of images to show, flat, with the same v as `read_fixed`."""
         return (self.values_fixed(images) + 0.5) / self.levels
 
-    def values_fixed(self, images: UInt8[Tensor, "images height width"]) -> UInt8[Tensor, "images pixels"]:
+    def values_fixed(self, images: UInt8[Tensor, "images *shape"]) -> UInt8[Tensor, "images pixels"]:
         """v of images to measure, flat: always the same."""
         return self._values(images.flatten(1), torch.Generator().manual_seed(0))
 
@@ -81,3 +87,13 @@ class ImageFormat:
             return (images >= (self.grey_levels + 1) // 2).to(torch.uint8)
         u = torch.rand(images.shape, generator=generator, device=images.device)
         return (u * (self.grey_levels - 1) < images).to(torch.uint8)
+
+
+def as_pictures(x: Float[np.ndarray, "*grid pixels"], shape: tuple[int, ...]) -> Float[np.ndarray, "*grid_and_shape"]:
+    """Flat images as figures show them: (*grid, height, width), or (*grid, height, width, 3) in colour.
+
+    Args:
+        shape: of an image as a tensor, (height, width) or (3, height, width).
+    """
+    images = x.reshape(*x.shape[:-1], *shape)
+    return images if len(shape) == 2 else np.moveaxis(images, -3, -1)

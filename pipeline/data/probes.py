@@ -16,13 +16,13 @@ from torch import Tensor
 class Digits(NamedTuple):
     """Test images with their classes, and the source of randomness for the probes made from them."""
 
-    images: UInt8[Tensor, "images height width"]
+    images: UInt8[Tensor, "images *shape"]
     labels: Integer[Tensor, " images"]
     levels: int
     generator: torch.Generator
 
 
-Images = UInt8[Tensor, "images height width"]
+Images = UInt8[Tensor, "images *shape"]
 
 
 def uniform_noise(digits: Digits) -> Images:
@@ -33,14 +33,15 @@ def uniform_noise(digits: Digits) -> Images:
 
 def permuted(digits: Digits) -> Images:
     """The pixels of each image in a random order: the same ink without the shape."""
-    flat = digits.images.flatten(1)
-    order = torch.rand(flat.shape, generator=digits.generator).argsort(1)
-    return flat.gather(1, order).view_as(digits.images)
+    flat = digits.images.flatten(-2)
+    order = torch.rand(len(flat), flat.shape[-1], generator=digits.generator).argsort(1)
+    order = order if flat.ndim == 2 else order[:, None].expand_as(flat)  # the colours of a pixel stay together
+    return flat.gather(-1, order).view_as(digits.images)
 
 
 def upside_down(digits: Digits) -> Images:
     """Each image turned by 180 degrees: real strokes, in places where some classes have none."""
-    return digits.images.flip(1, 2)
+    return digits.images.flip(-2, -1)
 
 
 def chimeras(digits: Digits) -> Images:
@@ -67,7 +68,7 @@ PROBES: dict[str, Callable[[Digits], Images]] = {
 
 
 def examples(
-    images: UInt8[Tensor, "images height width"], labels: Integer[Tensor, " images"], levels: int
+    images: UInt8[Tensor, "images *shape"], labels: Integer[Tensor, " images"], levels: int
 ) -> dict[str, NDArray[np.floating]]:
     """One image of each kind, to show; pixels in [0, 1]."""
     digits = Digits(images, labels, levels, torch.Generator().manual_seed(0))

@@ -87,7 +87,7 @@ def digits() -> Dataset:
 BUNDLED: dict[str, Callable[[], Dataset]] = {"digits": digits}
 
 
-def image_shape(name: str) -> tuple[int, int]:
+def image_shape(name: str) -> tuple[int, ...]:
     """Height and width of the images in the data set `name`; nothing is downloaded."""
     return BUNDLED[name]().shape if name in BUNDLED else IDX_SOURCES[name].shape
 

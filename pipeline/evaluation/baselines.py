@@ -20,6 +20,7 @@ from torch import Tensor
 from logpx.observations.cells import grey_levels
 
 CHUNK = 10_000  # images converted to 8 bytes per pixel at once
+MOST_PIXELS = 4_096  # whose covariances are computed: a matrix of 134 MB, whose eigenvectors take a minute or so
 RIDGE = 1e-6  # added to the variance of each pixel of x, so that no direction of training images has almost none
 
 
@@ -64,6 +65,19 @@ class Training:
         return moments(self.images, self.levels)
 
     @cached_property
+    def mean(self) -> Float[Tensor, " pixels"]:
+        return (_mean(self.images) + 0.5) / self.levels
+
+    @cached_property
+    def variances(self) -> Float[Tensor, " pixels"]:
+        if self.pixels <= MOST_PIXELS:  # other baselines need the covariance too
+            return self.moments.covariance.diagonal()
+        mean, squares = _mean(self.images), torch.zeros(self.pixels, dtype=torch.float64)
+        for part in self.images.split(CHUNK):
+            squares += (part.double() - mean).square().sum(0)
+        return (squares / len(self.images) + 1 / 12) / self.levels**2
+
+    @cached_property
     def principal(self) -> tuple[Float[Tensor, " pixels"], Float[Tensor, "pixels pixels"]]:
         """Eigenvalues of the covariance in ascending order, and the eigenvectors as columns."""
         eigenvalues, vectors = torch.linalg.eigh(self.moments.covariance)
@@ -72,16 +86,21 @@ class Training:
 
 def moments(images: UInt8[Tensor, "images pixels"], levels: int) -> Moments:
     """Moments of (v + u) / levels: u adds ½ to the mean of v, and 1/12 to the variance of each pixel."""
-    total = torch.zeros(images.shape[1], dtype=torch.int64)
-    for part in images.split(CHUNK):
-        total += part.sum(0)
-    mean = total.double() / len(images)
+    mean = _mean(images)
     scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64)
     for part in images.split(CHUNK):
         centred = part.double() - mean
         scatter += centred.T @ centred
     covariance = scatter / len(images) + torch.eye(len(mean), dtype=torch.float64) / 12
     return Moments((mean + 0.5) / levels, covariance / levels**2)
+
+
+def _mean(images: UInt8[Tensor, "images pixels"]) -> Float[Tensor, " pixels"]:
+    """Mean of v; float64."""
+    total = torch.zeros(images.shape[1], dtype=torch.int64)
+    for part in images.split(CHUNK):
+        total += part.sum(0)
+    return total.double() / len(images)
 
 
 @dataclass(frozen=True)
@@ -142,18 +161,22 @@ def independent(train: Training) -> Gaussian | None:
     """N(mean, σ² I): the model's own observation model without a latent variable. None if the model has no fixed σ."""
     if train.sigma is None:
         return None
-    mean = train.moments.mean
+    mean = train.mean
     return Gaussian(mean, torch.full_like(mean, train.sigma**2))
 
 
-def ppca(train: Training) -> Gaussian:
+def ppca(train: Training) -> Gaussian | None:
     """Probabilistic PCA, N(mean, WWᵀ + σ² I): the best linear decoder with the model's latent dimensions, and its σ.
 
     For a given σ the maximum-likelihood W has the leading eigenvectors as columns, with squared lengths
     max(λ − σ², 0) (Tipping & Bishop 1999, appendix A). So the covariance has the eigenvalues max(λ, σ²) for these
     eigenvectors, and σ² for the others. If the model has no fixed σ, then σ² has its maximum-likelihood value too: the
     mean of the other eigenvalues (equation 8).
+
+    None if an image has more than `MOST_PIXELS` numbers.
     """
+    if train.pixels > MOST_PIXELS:
+        return None
     eigenvalues, vectors = train.principal
     if train.sigma is None:
         # σ² is a mean of at least one eigenvalue. With only one left the covariance is that of the training images.
@@ -169,11 +192,16 @@ def ppca(train: Training) -> Gaussian:
 
 def variances(train: Training) -> Gaussian:
     """Independent pixels, each with its own mean and variance."""
-    return Gaussian(train.moments.mean, train.moments.covariance.diagonal())
+    return Gaussian(train.mean, train.variances)
 
 
-def covariance(train: Training) -> Gaussian:
-    """A Gaussian with a mean for each pixel and a covariance for each pair of them, plus `RIDGE` · I."""
+def covariance(train: Training) -> Gaussian | None:
+    """A Gaussian with a mean for each pixel and a covariance for each pair of them, plus `RIDGE` · I.
+
+    None if an image has more than `MOST_PIXELS` numbers.
+    """
+    if train.pixels > MOST_PIXELS:
+        return None
     eigenvalues, vectors = train.principal
     return Gaussian(train.moments.mean, eigenvalues + RIDGE, vectors)
 

@@ -29,9 +29,10 @@ def images_of_each_kind(dataset: Dataset, settings: Compare) -> dict[str, tuple[
         UserError: if the other data set is the same one, or has images of another size.
     """
     if settings.other != "none" and (settings.other == dataset.name or image_shape(settings.other) != dataset.shape):
+        *channels, height, width = dataset.shape
         raise UserError(
-            f"compare.other = {settings.other}: another data set with images of {dataset.shape[0]} x "
-            f"{dataset.shape[1]} pixels is needed beside {dataset.name}; or none"
+            f"compare.other = {settings.other}: another data set with {'colour ' if channels else ''}images of "
+            f"{height} x {width} pixels is needed beside {dataset.name}; or none"
         )
     first = slice(settings.images)
     generator = torch.Generator().manual_seed(settings.seed)

@@ -2,6 +2,9 @@
 
 Each number of samples stands beside the same number of test images, `_real`, and of training images, `_train`. All are
 compared with the same reference: other training images.
+
+Images whose labels do not tell them apart have no judge. Then the verdicts are empty, and only distances to training
+images are measured.
 """
 
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ from logpx.observations.cells import grey_levels
 from logpx.observations.distribution import ImageDistribution
 from pipeline.config import Sample
 from pipeline.data.dataset import Dataset
-from pipeline.data.image_format import ImageFormat
+from pipeline.data.image_format import ImageFormat, as_pictures
 from pipeline.evaluation.sample_metrics import (
     Nearest,
     frechet_and_error,
@@ -33,6 +36,7 @@ COMPARED = 5_000  # images of each set whose neighbours are searched: the cost i
 SEARCHED = 2_000  # images whose nearest training image is searched, among all training images
 SHOWN = 200  # images that are kept
 ROWS, COLUMNS = 10, 10  # of the picture
+NO_VERDICTS = Verdicts(torch.zeros(0, dtype=torch.long), torch.zeros(0), torch.zeros(0, 0))
 NEAREST = 0.01  # share of the test images that are nearer to a training image than the distance of `memorised`
 
 
@@ -53,18 +57,24 @@ class Drawn:
     noisy: Verdicts
 
 
-def draw(vae: VAE, judge: Judge, settings: Sample) -> Drawn:
+def draw(vae: VAE, judge: Judge | None, settings: Sample) -> Drawn:
     """Draw images and judge them. All randomness is drawn on the CPU, so that it is the same for every device."""
+    if judge is None:  # then no image but the first ones is measured
+        settings = settings.model_copy(update={"images": min(settings.images, SEARCHED)})
     generator = torch.Generator().manual_seed(settings.seed)
     asked = vae.labels_in_turn(settings.images)
     labels, images, clean, noisy = None if asked is None else asked.cpu(), [], [], []
     for part in _ranges(settings.images):
         mean, sample = _generate(vae, len(part), None if labels is None else labels[part.start : part.stop], generator)
-        clean.append(judge_images(judge, mean))
-        noisy.append(judge_images(judge, sample))
+        clean.append(_verdicts(judge, mean))
+        noisy.append(_verdicts(judge, sample))
         if part.start < SEARCHED:
             images.append(mean.cpu())
     return Drawn(labels, torch.cat(images)[:SEARCHED], Verdicts.join(clean), Verdicts.join(noisy))
+
+
+def _verdicts(judge: Judge | None, grey: Float[Tensor, "images pixels"]) -> Verdicts:
+    return judge_images(judge, grey) if judge else NO_VERDICTS
 
 
 @torch.inference_mode()
@@ -130,17 +140,18 @@ class References:
     compared: int
 
 
-def references(dataset: Dataset, judge: Judge, settings: Sample) -> References:
+def references(dataset: Dataset, judge: Judge | None, settings: Sample) -> References:
     """Test images and two disjoint random sets of training images, up to `settings.images` of each, judged."""
     test, half = dataset.test_images[: settings.images].flatten(1), len(dataset.train_images) // 2
     generator = torch.Generator().manual_seed(settings.seed)
     order = torch.randperm(len(dataset.train_images), generator=generator)
     train, other = (part[: settings.images] for part in (order[:half], order[half:]))
     verdicts = [
-        judge_images(judge, to_grey(images, dataset.levels))
+        _verdicts(judge, to_grey(images, dataset.levels))
         for images in (test, dataset.train_images[train].flatten(1), dataset.train_images[other].flatten(1))
     ]
-    found = nearest_training(to_grey(test[:SEARCHED], dataset.levels), dataset, judge.scale.device)
+    device = judge.scale.device if judge else torch.device("cpu")
+    found = nearest_training(to_grey(test[:SEARCHED], dataset.levels), dataset, device)
     return References(
         verdicts[0], dataset.test_labels[: settings.images].long(), verdicts[1], dataset.train_labels[train].long(),
         verdicts[2].features, dataset.class_shares(), found, min(len(test), len(train), settings.images),
@@ -165,6 +176,17 @@ def measure(drawn: Drawn, found: Nearest, real: References) -> Metrics:
     Args:
         found: the training images nearest to `drawn.images`.
     """
+    judged = len(drawn.clean.classes) > 0
+    values = _of_judge(drawn, real) if judged else {"images": len(drawn.images), "images_real": len(real.test_labels)}
+    limit = real.nearest.distance.quantile(NEAREST)
+    for end, distance in (("", found.distance), ("_real", real.nearest.distance)):
+        values |= mean_and_error(f"memorised{end}", (distance < limit).double().numpy())
+        values[f"distance{end}"] = float(distance.median())
+    return rounded(values)
+
+
+def _of_judge(drawn: Drawn, real: References) -> Metrics:
+    """All numbers that follow from the judge's verdicts."""
     values: Metrics = {"images": len(drawn.clean.classes), "images_real": len(real.test.classes)}
     sets = {
         "": (drawn.clean, drawn.labels),
@@ -175,12 +197,7 @@ def measure(drawn: Drawn, found: Nearest, real: References) -> Metrics:
         values |= of_verdicts(end, verdicts, None if drawn.labels is None else labels, real)
     values |= mean_and_error("noisy_recognised", drawn.noisy.recognised.double().numpy())
     first = slice(real.compared)
-    values |= with_error("noisy_frechet", frechet_and_error(drawn.noisy.features[first], real.reference[first]))
-    limit = real.nearest.distance.quantile(NEAREST)
-    for end, distance in (("", found.distance), ("_real", real.nearest.distance)):
-        values |= mean_and_error(f"memorised{end}", (distance < limit).double().numpy())
-        values[f"distance{end}"] = float(distance.median())
-    return rounded(values)
+    return values | with_error("noisy_frechet", frechet_and_error(drawn.noisy.features[first], real.reference[first]))
 
 
 def of_verdicts(end: str, verdicts: Verdicts, asked: Int[Tensor, " images"] | None, real: References) -> Metrics:
@@ -215,17 +232,21 @@ def shown(drawn: Drawn, found: Nearest) -> dict[str, Tensor]:
     first = slice(SHOWN)
     tensors = {
         "images": (drawn.images[first] * 255).round().to(torch.uint8),
-        "judged": drawn.clean.classes[first],
-        "confidence": drawn.clean.confidence[first],
         "nearest": found.image[first],
         "distance": found.distance[first],
     }
+    if len(drawn.clean.classes):
+        tensors |= {"judged": drawn.clean.classes[first], "confidence": drawn.clean.confidence[first]}
     return tensors if drawn.labels is None else tensors | {"labels": drawn.labels[first]}
 
 
-def picture(drawn: Drawn, shape: tuple[int, int]) -> tuple[Float[np.ndarray, "images height width"], list[str]]:
-    """Drawn images for `ROWS` rows, and a label below each column: the class asked for, of a conditional model."""
+def picture(drawn: Drawn, shape: tuple[int, ...]) -> tuple[Float[np.ndarray, "images *shape"], list[str]]:
+    """Drawn images for `ROWS` rows, and a label below each column: the class asked for, of a conditional model.
+
+    Args:
+        shape: of an image as a tensor.
+    """
     classes = [] if drawn.labels is None else drawn.labels.unique().tolist()
     period, columns = len(classes) or COLUMNS, min(len(classes) or COLUMNS, COLUMNS)
     chosen = [image for image in range(len(drawn.images)) if image % period < columns][: ROWS * columns]
-    return drawn.images[chosen].view(-1, *shape).numpy(), [str(label) for label in classes[:columns]]
+    return as_pictures(drawn.images[chosen].numpy(), shape), [str(label) for label in classes[:columns]]

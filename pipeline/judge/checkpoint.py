@@ -15,26 +15,41 @@ from pipeline.storage.tensors import load_tensors, save_tensors
 
 
 class Description(Section):
-    """Size and number of classes of the images that a judge was trained on, and their data set."""
+    """Size and number of classes of the images that a judge was trained on, and their data set.
+
+    Without classes there is no judge. The file of a judge of grey images does not name the channels.
+    """
 
     height: int
     width: int
     classes: int
     dataset: str
+    channels: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an image as a tensor."""
+        size = self.height, self.width
+        return size if self.channels == 1 else (self.channels, *size)
 
 
-def save_judge(path: Path, judge: Judge, dataset: str) -> None:
+def save_judge(path: Path, judge: Judge | None, dataset: Dataset) -> None:
     """Write weights and description atomically, as a safetensors file.
 
     Args:
-        dataset: name of the data set.
+        judge: None if the images have no labels that a judge could learn.
+        dataset: the data set that it was trained on.
     """
-    description = Description(height=judge.height, width=judge.width, classes=judge.classes, dataset=dataset)
-    save_tensors(path, judge.state_dict(), description.model_dump())
+    *channels, height, width = dataset.shape
+    description = Description(
+        height=height, width=width, classes=judge.classes if judge else 0, dataset=dataset.name,
+        channels=channels[0] if channels else 1,
+    )  # fmt: skip
+    save_tensors(path, judge.state_dict() if judge else {}, description.model_dump(exclude_defaults=True))
 
 
-def load_judge(path: Path, dataset: Dataset, device: torch.device) -> Judge:
-    """Build the judge that a file describes, on `device` and in evaluation mode.
+def load_judge(path: Path, dataset: Dataset, device: torch.device) -> Judge | None:
+    """Build the judge that a file describes, on `device` and in evaluation mode. None if there is none.
 
     Args:
         dataset: the data set whose images it is to judge.
@@ -45,12 +60,15 @@ def load_judge(path: Path, dataset: Dataset, device: torch.device) -> Judge:
     weights, content = load_tensors(path)
     try:
         description = Description.model_validate_json(json.dumps(content))
-        if (description.dataset, description.height, description.width) != (dataset.name, *dataset.shape):
+        if (description.dataset, description.shape) != (dataset.name, dataset.shape):
             raise UserError(
                 f"{path}: this judge was trained on {description.dataset} of {description.height} x "
-                f"{description.width} pixels, not on {dataset.name}; run `dvc repro` to train one"
+                f"{description.width} pixels{' in colour' if description.channels > 1 else ''}, not on {dataset.name}; "
+                "run `dvc repro` to train one"
             )
-        judge = Judge(description.height, description.width, description.classes)
+        if not description.classes:
+            return None
+        judge = Judge(description.height, description.width, description.classes, description.channels)
         judge.load_state_dict(weights)
     except (ValidationError, RuntimeError) as error:
         raise unusable(path, f"is not a judge of this project ({str(error).splitlines()[0]})") from None

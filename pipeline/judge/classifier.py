@@ -24,17 +24,18 @@ class Judge(nn.Module):
     Args:
         height, width: of an image, in pixels.
         classes: number of classes.
+        channels: 1 for grey images, 3 for colour.
     """
 
-    def __init__(self, height: int, width: int, classes: int) -> None:
+    def __init__(self, height: int, width: int, classes: int, channels: int = 1) -> None:
         super().__init__()
-        self.height, self.width, self.classes = height, width, classes
+        self.height, self.width, self.classes, self.channels = height, width, classes, channels
         # Strides in place of pooling, whose gradient has no deterministic algorithm on a GPU.
         stride = 2 if min(height, width) >= SMALL else 1
         rows, columns = (_halved(side if stride == 1 else _halved(side)) for side in (height, width))
         # The groups of a convolution do not see each other, so these are those of all networks.
         self.convolutions = nn.Sequential(
-            nn.Conv2d(1, MEMBERS * CHANNELS, 5, stride=stride, padding=2), nn.ReLU(),
+            nn.Conv2d(channels, MEMBERS * CHANNELS, 5, stride=stride, padding=2), nn.ReLU(),
             nn.Conv2d(MEMBERS * CHANNELS, MEMBERS * 2 * CHANNELS, 3, stride=2, padding=1, groups=MEMBERS), nn.ReLU(),
         )  # fmt: skip
         self.hidden = nn.ModuleList(
@@ -62,7 +63,7 @@ class Judge(nn.Module):
 
     def _units(self, grey: Float[Tensor, "images pixels"]) -> list[Tensor]:
         """Units of each network's hidden layer, each (images, units)."""
-        maps = self.convolutions(grey.view(-1, 1, self.height, self.width)).chunk(MEMBERS, 1)
+        maps = self.convolutions(grey.view(-1, self.channels, self.height, self.width)).chunk(MEMBERS, 1)
         return [layer(part) for layer, part in zip(self.hidden, maps, strict=True)]
 
     def _logits(self, units: list[Tensor]) -> Float[Tensor, "members images classes"]:

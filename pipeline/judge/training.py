@@ -37,7 +37,8 @@ def train(dataset: Dataset, settings: Settings, device: torch.device) -> Judge:
     generator = torch.Generator().manual_seed(settings.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        judge = Judge(*dataset.shape, len(shares)).to(device)
+        *channels, height, width = dataset.shape
+        judge = Judge(height, width, len(shares), *channels).to(device)
     optimizer = torch.optim.AdamW(judge.parameters(), settings.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps + 1, pct_start=WARMUP, cycle_momentum=False
@@ -57,18 +58,16 @@ def train(dataset: Dataset, settings: Settings, device: torch.device) -> Judge:
     return judge
 
 
-def shifted(
-    images: UInt8[Tensor, "images height width"], generator: torch.Generator
-) -> UInt8[Tensor, "images height width"]:
+def shifted(images: UInt8[Tensor, "images *shape"], generator: torch.Generator) -> UInt8[Tensor, "images *shape"]:
     """Each image moved by up to a pixel in both directions, at random; what moves in is black.
 
     Larger images move by more pixels, and images smaller than `PER_SHIFT` do not move.
     """
-    _, height, width = images.shape
+    height, width = images.shape[-2:]
     most = min(height, width) // PER_SHIFT
-    windows = pad(images, [most] * 4).unfold(1, height, 1).unfold(2, width, 1)
+    windows = pad(images, [most] * 4).unfold(-2, height, 1).unfold(-2, width, 1)
     down, right = torch.randint(2 * most + 1, (2, len(images)), generator=generator)
-    return windows[torch.arange(len(images)), down, right]
+    return windows[torch.arange(len(images)), ..., down, right, :, :]
 
 
 def _batches(images: int, settings: Settings, generator: torch.Generator) -> Iterator[Int[Tensor, " batch"]]:

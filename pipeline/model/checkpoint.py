@@ -34,10 +34,11 @@ class Description(Section):
     epoch: int
     validation: float
     seed: int
+    channels: int = 1  # the file of a model of grey images does not name it
 
     @property
     def images(self) -> ImageFormat:
-        return ImageFormat(self.height, self.width, self.grey_levels, self.binarise)
+        return ImageFormat(self.height, self.width, self.grey_levels, self.binarise, self.channels)
 
 
 class TrainedModel(NamedTuple):
@@ -59,7 +60,7 @@ class TrainedModel(NamedTuple):
 
 def save_checkpoint(path: Path, weights: dict[str, Tensor], description: Description) -> None:
     """Write weights and description atomically, as a safetensors file."""
-    save_tensors(path, weights, description.model_dump())
+    save_tensors(path, weights, description.model_dump(exclude_defaults=True))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Description]:

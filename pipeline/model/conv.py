@@ -43,10 +43,11 @@ class Encoder(nn.Module):
     def __init__(self, settings: Model, images: ImageFormat, classes: int, outputs: int) -> None:
         super().__init__()
         self.shape = images.height, images.width
+        self.channels = images.channels
         self.parts = images.pixels, classes
         width, activation = settings.width, ACTIVATIONS[settings.activation]
         self.convolutions = nn.Sequential(
-            nn.Conv2d(1 + classes, width, 5, stride=2, padding=2),
+            nn.Conv2d(images.channels + classes, width, 5, stride=2, padding=2),
             *blocks(width, settings),
             activation(),
             nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
@@ -59,12 +60,12 @@ class Encoder(nn.Module):
     def forward(self, inputs: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
         x, label = inputs.split(self.parts, 1)
         planes = label[:, :, None, None].expand(-1, -1, *self.shape)
-        h = self.convolutions(torch.cat([x.unflatten(1, (1, *self.shape)), planes], 1))
+        h = self.convolutions(torch.cat([x.unflatten(1, (self.channels, *self.shape)), planes], 1))
         return self.output(h.permute(0, 2, 3, 1).flatten(1))
 
 
 class Decoder(nn.Module):
-    """From z and the label to `features` numbers per pixel."""
+    """From z and the label to `features` numbers per pixel, in colour per pixel and channel."""
 
     def __init__(self, settings: Model, images: ImageFormat, classes: int, features: int) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class Decoder(nn.Module):
             activation(),
             Enlarge(width, full, (images.height, images.width)),
             activation(),
-            nn.Conv2d(full, features, 3, padding=1),
+            nn.Conv2d(full, features * images.channels, 3, padding=1),
         )
 
     def forward(self, inputs: Float[Tensor, "n inputs"]) -> Float[Tensor, "n parameters"]:

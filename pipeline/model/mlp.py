@@ -16,7 +16,7 @@ def encoder(settings: Model, images: ImageFormat, classes: int, outputs: int) ->
 
 
 def decoder(settings: Model, images: ImageFormat, classes: int, features: int) -> nn.Sequential:
-    """From z and the label to `features` numbers per pixel."""
+    """From z and the label to `features` numbers per pixel, in colour per pixel and channel."""
     return layers([settings.latent + classes, *settings.decoder, features * images.pixels], settings.activation)
 
 

@@ -60,7 +60,10 @@ def effects(scene: Scene) -> tuple[Effects, Effects]:
 def _seen(scene: Scene, noise: Float[Tensor, "samples latent"]) -> Seen:
     p = scene.vae.generate(noise.to(scene.x), scene.labels_in_turn(len(noise)))
     images = torch.from_numpy(scene.images(p.mean))
-    return Seen(slant(images), stroke_width(images), scene.judge(p))
+    ink = images if images.ndim == 3 else images.mean(-1)  # of a colour image: its brightness
+    if scene.judge is None:
+        raise ValueError("without a judge no image has a class")
+    return Seen(slant(ink), stroke_width(ink), scene.judge(p))
 
 
 def _changes(before: Sequence[Seen], after: Sequence[Seen]) -> Effects:

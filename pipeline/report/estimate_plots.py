@@ -39,8 +39,8 @@ def _finite_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
 
 def log_px(
     values: Float[np.ndarray, " _images"],
-    least: Float[np.ndarray, "images height width"],
-    most: Float[np.ndarray, "images height width"],
+    least: Float[np.ndarray, "images height width *channels"],
+    most: Float[np.ndarray, "images height width *channels"],
 ) -> Figure:
     """Histogram of the finite log p(x) of the test images (nats), above the least and the most likely images."""
     shown = values[np.isfinite(values)]
@@ -161,15 +161,18 @@ def diagnostics(table: pd.DataFrame, limits: Mapping[int, float], minimum_ess: f
     return figure
 
 
-def gaps(table: pd.DataFrame) -> Figure:
+def gaps(table: pd.DataFrame, *, by_class: bool = True) -> Figure:
     """The inference gap and its two parts, for all images and for each class.
 
     Args:
         table: columns label, log_px, best_elbo, elbo; nats per image.
+        by_class: whether the labels tell images apart.
     """
     images = len(table)
     table = _finite_rows(table, "log_px", "best_elbo", "elbo")
-    parts = {"all": table} | {f"digit {label}": part for label, part in table.groupby("label")}
+    parts = {"all": table}
+    if by_class:
+        parts |= {f"digit {label}": part for label, part in table.groupby("label")}
     figure, axes = new(8.0, 0.32 * len(parts) + 1.2)
     panel = axes[0, 0]
     digits = 0 if float(table["log_px"].sub(table["elbo"]).to_numpy().mean()) >= 10 else 1
@@ -194,7 +197,7 @@ def densities(
     digits: Float[np.ndarray, " _digits"],
     probes: Mapping[str, Float[np.ndarray, " _images"]],
     auroc: Mapping[str, float],
-    examples: Mapping[str, Float[np.ndarray, "height width"]],
+    examples: Mapping[str, Float[np.ndarray, "height width *channels"]],
     ceiling: float,
 ) -> Figure:
     """Histograms of log p(x) of each kind of other images beside that of the test digits.
@@ -221,7 +224,7 @@ def densities(
     ticks = _ticks(ceiling, edges[0], edges[-1])
     for (picture, panel), kind in zip(axes, kinds, strict=True):
         if kind in examples:
-            picture.imshow(examples[kind], cmap="gray_r", vmin=0, vmax=1)
+            picture.imshow(examples[kind].clip(0, 1), cmap="gray_r", vmin=0, vmax=1)
         picture.set_xticks([])
         picture.set_yticks([])
         picture.grid(visible=False)

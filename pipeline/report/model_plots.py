@@ -22,11 +22,14 @@ from pipeline.report.plotting import (
     new,
     outline,
     show,
+    white,
 )
 
 
 def reconstructions(
-    originals: Float[np.ndarray, "images height width"], decoded: Float[np.ndarray, "images height width"], columns: int
+    originals: Float[np.ndarray, "images height width *channels"],
+    decoded: Float[np.ndarray, "images height width *channels"],
+    columns: int,
 ) -> Figure:
     """Images in rows of `columns`, each row above the row of its reconstructions."""
     images = _above_reconstructions(originals, decoded, columns)
@@ -34,22 +37,24 @@ def reconstructions(
 
 
 def _above_reconstructions(
-    originals: Float[np.ndarray, "images height width"], decoded: Float[np.ndarray, "images height width"], columns: int
-) -> Float[np.ndarray, "rows {columns} height width"]:
+    originals: Float[np.ndarray, "images height width *channels"],
+    decoded: Float[np.ndarray, "images height width *channels"],
+    columns: int,
+) -> Float[np.ndarray, "rows {columns} height width *channels"]:
     pairs = np.stack([in_rows(originals, columns), in_rows(decoded, columns)], axis=1)
     return pairs.reshape(-1, columns, *originals.shape[1:])
 
 
 def pixels(
-    originals: Float[np.ndarray, "images height width"],
-    means: Float[np.ndarray, "images height width"],
-    draws: Float[np.ndarray, "images height width"],
+    originals: Float[np.ndarray, "images height width *channels"],
+    means: Float[np.ndarray, "images height width *channels"],
+    draws: Float[np.ndarray, "images height width *channels"],
 ) -> Figure:
     """Images above their decoder means, and above images drawn from p(x | z)."""
     return grid(np.stack([originals, means, draws]), row_labels=["x", "f(μ(x))", "x ~ p(x | μ(x))"])
 
 
-def digits(images: Float[np.ndarray, "rows classes height width"], classes: Sequence[int]) -> Figure:
+def digits(images: Float[np.ndarray, "rows classes height width *channels"], classes: Sequence[int]) -> Figure:
     """One column per class; every row has its own noise."""
     figure = grid(images, column_labels=[str(label) for label in classes])
     figure.axes[0].set_xlabel("class asked for")
@@ -57,8 +62,8 @@ def digits(images: Float[np.ndarray, "rows classes height width"], classes: Sequ
 
 
 def analogies(
-    originals: Float[np.ndarray, "rows height width"],
-    images: Float[np.ndarray, "rows classes height width"],
+    originals: Float[np.ndarray, "rows height width *channels"],
+    images: Float[np.ndarray, "rows classes height width *channels"],
     labels: Sequence[int],
     classes: Sequence[int],
 ) -> Figure:
@@ -68,19 +73,19 @@ def analogies(
         labels: classes of the originals.
         classes: of the columns.
     """
-    left = np.stack([originals, np.zeros_like(originals)], axis=1)
+    left = np.stack([originals, white(len(originals), originals)], axis=1)
     figure = grid(np.concatenate([left, images], axis=1), column_labels=["x", "", *map(str, classes)])
     panel = figure.axes[0]
     panel.set_xlabel("a test digit, and its style in every class")
     for row, label in enumerate(labels):
         if label in classes:
-            outline(panel, row, 2 + list(classes).index(label), *originals.shape[1:])
+            outline(panel, row, 2 + list(classes).index(label), *originals.shape[1:3])
     return figure
 
 
 def neighbours(
-    drawn: Float[np.ndarray, "images height width"],
-    nearest: Float[np.ndarray, "images height width"],
+    drawn: Float[np.ndarray, "images height width *channels"],
+    nearest: Float[np.ndarray, "images height width *channels"],
     distances: Float[np.ndarray, " images"],
     columns: int,
 ) -> Figure:
@@ -90,7 +95,7 @@ def neighbours(
         distances: root mean square over the pixels.
     """
     pairs = _above_reconstructions(drawn, nearest, columns)
-    rows, _, height, width = pairs.shape
+    rows, _, height, width = pairs.shape[:4]
     cell = min(0.75, 8 / columns)
     figure, axes = new(columns * cell + 1.0, rows * (cell * height / width + 0.13) + 0.5, rows=rows // 2)
     for row, panel in enumerate(axes[:, 0]):
@@ -102,10 +107,11 @@ def neighbours(
 
 
 def interpolations(
-    linear: Float[np.ndarray, "pairs steps height width"], spherical: Float[np.ndarray, "pairs steps height width"]
+    linear: Float[np.ndarray, "pairs steps height width *channels"],
+    spherical: Float[np.ndarray, "pairs steps height width *channels"],
 ) -> Figure:
     """The same pairs of images, joined by a straight line on the left and by a great circle on the right."""
-    pairs, steps, height, width = linear.shape
+    pairs, steps, height, width = linear.shape[:4]
     cell = 8 / (2 * steps)
     figure, axes = new(10.5, pairs * cell * height / width * 1.15 + 0.8, columns=2)
     fractions = [f"{i / (steps - 1):.1g}" if i in (0, steps // 2, steps - 1) else "" for i in range(steps)]
@@ -117,7 +123,9 @@ def interpolations(
 
 
 def traversals(
-    images: Float[np.ndarray, "coordinates steps height width"], labels: Sequence[str], values: Sequence[float]
+    images: Float[np.ndarray, "coordinates steps height width *channels"],
+    labels: Sequence[str],
+    values: Sequence[float],
 ) -> Figure:
     """One row per coordinate, from its smallest value to its largest.
 
@@ -130,7 +138,9 @@ def traversals(
     return figure
 
 
-def manifold(images: Float[np.ndarray, "side side height width"], values: Sequence[float], symbol: str) -> Figure:
+def manifold(
+    images: Float[np.ndarray, "side side height width *channels"], values: Sequence[float], symbol: str
+) -> Figure:
     """Decoder means over a square of the plane: the first coordinate from left to right, the second from bottom to top.
 
     Args:
@@ -146,7 +156,7 @@ def manifold(images: Float[np.ndarray, "side side height width"], values: Sequen
 
 
 def manifolds(
-    images: Float[np.ndarray, "classes side side height width"], classes: Sequence[int], symbol: str
+    images: Float[np.ndarray, "classes side side height width *channels"], classes: Sequence[int], symbol: str
 ) -> Figure:
     """The same square of the plane for every class of a conditional model."""
     columns = min(len(classes), 4)
@@ -255,9 +265,9 @@ def _curves(panel: Axes, history: pd.DataFrame, term: str, **style: Any) -> None
 
 
 def overview(
-    originals: Float[np.ndarray, "images height width"],
-    decoded: Float[np.ndarray, "images height width"],
-    samples: Float[np.ndarray, "rows columns height width"],
+    originals: Float[np.ndarray, "images height width *channels"],
+    decoded: Float[np.ndarray, "images height width *channels"],
+    samples: Float[np.ndarray, "rows columns height width *channels"],
     history: pd.DataFrame,
     prior: str,
 ) -> Figure:

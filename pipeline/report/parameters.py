@@ -24,6 +24,8 @@ def _unread(sections: Sections) -> set[tuple[str, str]]:
     fully_connected = model["network"] == "mlp"
     hidden = model["encoder"] or model["decoder"]
     read = {
+        ("data", "seed"): sections["data"]["name"] == "own",
+        ("data", "sha256"): sections["data"]["name"] == "own",
         ("model", "encoder"): fully_connected,
         ("model", "decoder"): fully_connected,
         ("model", "width"): not fully_connected,

@@ -24,6 +24,7 @@ from pipeline.storage.tables import finite, numbers, select
 Draw = Callable[[Scene], Figure]
 
 MOST_COORDINATES = 20  # rows of the picture of entanglement
+NO_LABELS = "the images have no labels of two or more classes"
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ def neighbours(scene: Scene) -> Figure:
 def interpolations(scene: Scene) -> Figure:
     order, labels = scene.choose("interpolations", len(scene.x)).tolist(), scene.labels
     # Each of six digits is joined to a digit of another class, or to itself if no such digit remains. A conditional
-    # model draws all steps with one label: both digits have the same class there.
-    starts, same = order[:6], bool(scene.vae.classes)
+    # model draws all steps with one label: both digits have the same class there. Without labels any two are joined.
+    starts, same = order[:6], bool(scene.vae.classes) or not scene.labelled
     ends = [
         next((b for b in order[6 * k :] if (labels[b] == labels[a]) == same), a) for k, a in enumerate(starts, start=1)
     ]
@@ -210,6 +211,8 @@ def _coordinates(scene: Scene) -> tuple[list[int], list[str]]:
     label="The label stays, so a change of class is a digit that is no longer the one asked for.",
 )
 def entanglement(scene: Scene) -> Figure:
+    if scene.judge is None:
+        raise NotDrawnError(f"{NO_LABELS}, so no judge sees a class")
     effects, reference = measure_effects(scene)
     units = torch.tensor([1.0, 1.0, 100.0])  # the share of samples in per cent
     values, whole = torch.stack(effects, -1) * units, torch.stack(reference, -1)[0] * units
@@ -249,6 +252,8 @@ def manifold(scene: Scene) -> Figure:
     label="The encoder knows the label, so z need not say the class: classes that overlap are no fault.",
 )
 def latent_space(scene: Scene) -> Figure:
+    if not scene.labelled:
+        raise NotDrawnError(f"{NO_LABELS}, which would colour it")
     points, names = latent_paths.project(scene.means.cpu().numpy(), scene.labels)
     return model_plots.latent_space(points, scene.labels, names)
 
@@ -304,7 +309,8 @@ def diagnostics(scene: Scene) -> Figure:
     "Gaussian for each image. The amortisation gap is what the encoder loses compared with that Gaussian.",
 )
 def gaps(scene: Scene) -> Figure:
-    return estimate_plots.gaps(select(scene.verified, "kind", "test").astype({"label": int}))
+    table = select(scene.verified, "kind", "test").astype({"label": int})
+    return estimate_plots.gaps(table, by_class=scene.labelled)
 
 
 @picture(
@@ -329,6 +335,8 @@ def densities(scene: Scene) -> Figure:
     "not a digit.",
 )
 def upside_down(scene: Scene) -> Figure:
+    if not scene.labelled:
+        raise NotDrawnError(NO_LABELS)
     tables = {"test digits": scene.table, "upside down": select(scene.probes, "kind", "upside down")}
     by_class = {}
     for label in sorted(set(tables["upside down"]["label"])):

@@ -1,4 +1,6 @@
-"""How every figure looks, and grids of images. Images are drawn dark on white.
+"""How every figure looks, and grids of images. Grey images are drawn dark on white, colour images as they are.
+
+An image has the shape (height, width), or (height, width, 3) in colour, with pixels in [0, 1].
 
 This is the only module that imports matplotlib.
 """
@@ -94,10 +96,18 @@ def minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def montage(images: Float[np.ndarray, "rows columns height width"]) -> Float[np.ndarray, "sheet_height sheet_width"]:
+def white(count: int, like: Float[np.ndarray, "images height width *channels"]) -> Float[np.ndarray, "{count} *image"]:
+    """White images: 0 is white in grey images, and 1 in colour."""
+    return np.full((count, *like.shape[1:]), float(like.ndim == 4))
+
+
+def montage(
+    images: Float[np.ndarray, "rows columns height width *channels"],
+) -> Float[np.ndarray, "sheet_height sheet_width *channels"]:
     """A grid of images as one sheet, with `GAP` white pixels between them."""
-    rows, columns, height, width = images.shape
-    sheet = np.zeros((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP))
+    rows, columns, height, width, *channels = images.shape
+    size = rows * (height + GAP) - GAP, columns * (width + GAP) - GAP
+    sheet = np.full((*size, *channels), float(bool(channels)))
     for r in range(rows):
         for c in range(columns):
             sheet[r * (height + GAP) :, c * (width + GAP) :][:height, :width] = images[r, c]
@@ -106,13 +116,13 @@ def montage(images: Float[np.ndarray, "rows columns height width"]) -> Float[np.
 
 def show(
     panel: Axes,
-    images: Float[np.ndarray, "rows columns height width"],
+    images: Float[np.ndarray, "rows columns height width *channels"],
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
 ) -> None:
-    """Draw a grid of images with pixels in [0, 1]: 0 is white, 1 is black. Labels go left of rows and below columns."""
-    rows, columns, height, width = images.shape
-    panel.imshow(montage(images), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    """Draw a grid of images: 0 is white and 1 is black, or colours. Labels go left of rows and below columns."""
+    rows, columns, height, width = images.shape[:4]
+    panel.imshow(montage(images).clip(0, 1), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     panel.grid(visible=False)
     panel.spines[:].set_visible(False)
     panel.tick_params(length=0)
@@ -131,23 +141,24 @@ def outline(panel: Axes, row: int, column: int, height: int, width: int) -> None
 
 
 def grid(
-    images: Float[np.ndarray, "rows columns height width"],
+    images: Float[np.ndarray, "rows columns height width *channels"],
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
 ) -> Figure:
     """A figure of one grid of images."""
-    rows, columns, height, width = images.shape
+    rows, columns, height, width = images.shape[:4]
     cell = min(0.75, 8 / columns)
     figure, axes = new(columns * cell + 0.8, rows * cell * height / width + 0.5)
     show(axes[0, 0], images, row_labels, column_labels)
     return figure
 
 
-def strip(images: Float[np.ndarray, "images height width"]) -> bytes:
-    """A row of images as PNG, one pixel each: 0 is white, 1 is black. `read_strip` reads it."""
+def strip(images: Float[np.ndarray, "images height width *channels"]) -> bytes:
+    """A row of images as PNG, one pixel each: 0 is white, 1 is black. `read_strip` reads it, if they are grey."""
     content = BytesIO()
-    sheet = 255 * (1 - np.concatenate(list(images), axis=1).clip(0, 1))
-    colours = sheet.round().astype(np.uint8)[:, :, None].repeat(3, axis=2)
+    sheet = np.concatenate(list(images), axis=1).clip(0, 1)
+    sheet = 255 * (sheet if images.ndim == 4 else (1 - sheet)[:, :, None].repeat(3, axis=2))
+    colours = sheet.round().astype(np.uint8)
     imsave(content, colours, format="png", metadata=NO_METADATA)
     return content.getvalue()
 
@@ -159,9 +170,8 @@ def read_strip(path: Path, images: int) -> Float[np.ndarray, "{images} height wi
 
 
 def in_rows(
-    images: Float[np.ndarray, "images height width"], columns: int
-) -> Float[np.ndarray, "rows {columns} height width"]:
+    images: Float[np.ndarray, "images height width *channels"], columns: int
+) -> Float[np.ndarray, "rows {columns} height width *channels"]:
     """A list of images in rows of `columns`. White images fill up the last row."""
-    missing = -len(images) % columns
-    padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]))])
+    padded = np.concatenate([images, white(-len(images) % columns, images)])
     return padded.reshape(-1, columns, *images.shape[1:])

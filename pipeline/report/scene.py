@@ -15,7 +15,7 @@ from torch import Tensor
 from logpx.observations.cells import grey_levels
 from logpx.observations.distribution import ImageDistribution
 from pipeline.config import Render
-from pipeline.data.image_format import ImageFormat
+from pipeline.data.image_format import ImageFormat, as_pictures
 from pipeline.model.vae import VAE
 from pipeline.report.plotting import NotDrawnError
 
@@ -34,8 +34,8 @@ class Neighbours:
         distances: between the two, root mean square over the pixels.
     """
 
-    drawn: Float[np.ndarray, "images height width"]
-    nearest: Float[np.ndarray, "images height width"]
+    drawn: Float[np.ndarray, "images height width *channels"]
+    nearest: Float[np.ndarray, "images height width *channels"]
     distances: Float[np.ndarray, " images"]
 
 
@@ -46,7 +46,7 @@ class Scene:
     Attributes:
         x: test images as the model sees them, without noise: (v + ½) / levels, on the model's device.
         labels: their classes.
-        shape: height and width of an image.
+        shape: of an image as a tensor: (height, width), or (3, height, width) in colour.
         history: a row per epoch of training.
         table: a row per measured test image: its log p(x) and the diagnostics of the estimate.
         verified: some test images, measured by second methods.
@@ -54,22 +54,23 @@ class Scene:
         probes: log p(x) of images that are not like the data.
         examples: an image of each kind of probe, pixels in [0, 1].
         settings: the section `render` of the parameters.
-        judge: a classifier: the class that it sees in the mean of each of some p(x | z).
+        judge: a classifier: the class that it sees in the mean of each of some p(x | z). None if the labels do not tell
+            images apart.
         neighbours: samples and their nearest training images.
     """
 
     vae: VAE
     x: Float[Tensor, "images pixels"]
     labels: Integer[np.ndarray, " images"]
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     history: pd.DataFrame
     table: pd.DataFrame
     verified: pd.DataFrame
     curves: pd.DataFrame
     probes: pd.DataFrame
-    examples: Mapping[str, Float[np.ndarray, "height width"]]
+    examples: Mapping[str, Float[np.ndarray, "height width *channels"]]
     settings: Render
-    judge: Judge
+    judge: Judge | None
     neighbours: Neighbours
 
     @cached_property
@@ -81,6 +82,11 @@ class Scene:
     def means(self) -> Float[Tensor, "images latent"]:
         """Posterior means μ(x) of the test images."""
         return self.vae.encode(self.x, self.y)[0]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the labels tell images apart. If not, no picture shows them."""
+        return self.judge is not None
 
     @property
     def symbol(self) -> str:
@@ -120,18 +126,18 @@ class Scene:
         labels = self.vae.labels_in_turn(math.prod(shape))
         return None if labels is None else labels.reshape(shape)
 
-    def images(self, pixels: Float[Tensor, "*grid pixels"]) -> Float[np.ndarray, "*grid height width"]:
+    def images(self, pixels: Float[Tensor, "*grid pixels"]) -> Float[np.ndarray, "*grid_and_shape"]:
         """Vectors of pixels as images."""
-        return pixels.cpu().numpy().reshape(*pixels.shape[:-1], *self.shape)
+        return as_pictures(pixels.cpu().numpy(), self.shape)
 
-    def originals(self, chosen: Integer[Tensor, " chosen"]) -> Float[np.ndarray, "chosen height width"]:
+    def originals(self, chosen: Integer[Tensor, " chosen"]) -> Float[np.ndarray, "chosen height width *channels"]:
         """Test images to show. Binarised ones are black and white: their x is at the middles of two cells."""
         x = self.x[chosen.to(self.x.device)]
         return self.images(x if self.vae.images.binarise == "none" else (x >= 0.5).to(x))
 
     def decode(
         self, z: Float[Tensor, "*grid latent"], y: Integer[Tensor, "..."] | None
-    ) -> Float[np.ndarray, "*grid height width"]:
+    ) -> Float[np.ndarray, "*grid_and_shape"]:
         """f(z), the means of p(x | z, y), as images.
 
         Args:
@@ -142,18 +148,18 @@ class Scene:
 
     def generate(
         self, noise: Float[Tensor, "*grid latent"], y: Integer[Tensor, "..."] | None
-    ) -> Float[np.ndarray, "*grid height width"]:
+    ) -> Float[np.ndarray, "*grid_and_shape"]:
         """f(z) at z = g(ε), a sample of the prior p(z | y) if ε ~ N(0, I)."""
         noise = noise.to(self.x)
         return self.images(self.vae.generate(noise, _expanded(y, noise)).mean)
 
-    def reconstruct(self, chosen: Integer[Tensor, " chosen"]) -> Float[np.ndarray, "chosen height width"]:
+    def reconstruct(self, chosen: Integer[Tensor, " chosen"]) -> Float[np.ndarray, "chosen height width *channels"]:
         """f(μ(x)) of test images."""
         return self.decode(self.means[chosen], self.y[chosen])
 
     def draw_pixels(
         self, picture: str, z: Float[Tensor, "*grid latent"], y: Integer[Tensor, "..."] | None
-    ) -> Float[np.ndarray, "*grid height width"]:
+    ) -> Float[np.ndarray, "*grid_and_shape"]:
         """x ~ p(x | z) as images, with the picture's random numbers. They are drawn on the CPU, for every device alike.
 
         An observation model of grey levels draws a level v; the middle of its cell is shown, without noise.
@@ -175,12 +181,12 @@ def _expanded(y: Integer[Tensor, "..."] | None, z: Float[Tensor, "*grid latent"]
 
 
 def as_seen(
-    examples: Mapping[str, Float[np.ndarray, "height width"]], images: ImageFormat
-) -> dict[str, Float[np.ndarray, "height width"]]:
-    """Grey images with pixels in [0, 1] as the model sees them: black and white for a model of binarised images."""
+    examples: Mapping[str, Float[np.ndarray, "*shape"]], images: ImageFormat
+) -> dict[str, Float[np.ndarray, "height width *channels"]]:
+    """Images with pixels in [0, 1] as the model sees them, to show: black and white for a model of binarised images."""
 
-    def seen(image: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "height width"]:
+    def seen(image: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "height width *channels"]:
         grey = torch.from_numpy((image * (images.grey_levels - 1)).round()).to(torch.uint8)
-        return images.values_fixed(grey[None]).numpy().reshape(image.shape) / (images.levels - 1)
+        return as_pictures(images.values_fixed(grey[None])[0].numpy() / (images.levels - 1), image.shape)
 
     return {name: seen(image) for name, image in examples.items()}

@@ -27,7 +27,7 @@ class PackedModel:
 
     def __init__(self, weights: Path) -> None:
         self.vae, description, _ = load_model(weights, torch.device("cpu"))
-        self.pixels = description.height * description.width
+        self.pixels = description.images.pixels
 
     # Without type hints, from which MLflow would infer a signature.
     @torch.inference_mode()

@@ -105,7 +105,7 @@ def _read(root: Path, stages: Stages, name: str, tags: dict[str, str], code: Pat
     return Results(
         name, tags, code, parameter_names(sections), model,
         data_sha256=description["data_sha256"],
-        pixels=description["height"] * description["width"],
+        pixels=description["height"] * description["width"] * description.get("channels", 1),
         history=[{str(key): float(value) for key, value in row.items()} for row in rows],
         metrics={s: flatten(read_metrics(f)) for s, paths in files.items() for f in paths if f.suffix == ".json"},
         documents={s: [f for f in files[s] if f.suffix != ".json"] for s in DOCUMENTS if s in files},

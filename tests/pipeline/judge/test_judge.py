@@ -23,7 +23,7 @@ def settings(steps: int = 20, seed: int = 0) -> Settings:
 
 
 def file_of(path: Path, dataset: Dataset, seed: int) -> bytes:
-    save_judge(path, train(dataset, settings(seed=seed), CPU), dataset.name)
+    save_judge(path, train(dataset, settings(seed=seed), CPU), dataset)
     return path.read_bytes()
 
 
@@ -89,14 +89,16 @@ def test_training_does_not_see_the_test_images(tmp_path: Path, tiny: Dataset) ->
 
 def test_a_judge_read_from_its_file_gives_the_same_verdicts(tmp_path: Path, trained: tuple[Dataset, Judge]) -> None:
     dataset, judge = trained
-    save_judge(tmp_path / "judge", judge, dataset.name)
+    save_judge(tmp_path / "judge", judge, dataset)
     grey = to_grey(dataset.test_images.flatten(1), dataset.levels)
-    again = judge_images(load_judge(tmp_path / "judge", dataset, CPU), grey)
+    loaded = load_judge(tmp_path / "judge", dataset, CPU)
+    assert loaded
+    again = judge_images(loaded, grey)
     assert all(torch.equal(a, b) for a, b in zip(judge_images(judge, grey), again, strict=True))
 
 
 def test_the_judge_of_other_data_is_refused(tmp_path: Path, tiny: Dataset, trained: tuple[Dataset, Judge]) -> None:
-    save_judge(tmp_path / "judge", trained[1], "digits")
+    save_judge(tmp_path / "judge", trained[1], trained[0])
     with pytest.raises(UserError, match="trained on digits of 8 x 8 pixels, not on tiny; run `dvc repro`"):
         load_judge(tmp_path / "judge", tiny, CPU)
 
