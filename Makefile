@@ -32,6 +32,7 @@ $(READY): requirements.lock
 demo: $(READY) ## Run the whole pipeline on scikit-learn's digits, without a download: about a minute.
 	python -m tools.presets demo
 	@rm -rf demo && dvc get -q . reports/report.html --rev demo -o demo/report.html
+	@dvc get -q . reports/explorer.html --rev demo -o demo/explorer.html
 	@echo "The report: $$PWD/demo/report.html"
 	@echo "Compare it with other experiments: source .venv/bin/activate; dvc exp show --only-changed"
 
@@ -79,5 +80,5 @@ sync: $(READY) ## Send results that MLflow does not have yet, after an outage, a
 
 clean: ## Remove the environment, caches and everything that can be rebuilt; git and DVC's cache keep all results.
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis demo .scratch data models
-	rm -rf reports/figures reports/report.html reports/*.parquet
+	rm -rf reports/figures reports/report.html reports/explorer.html reports/*.parquet reports/*.safetensors
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -70,6 +70,7 @@ class Block:
         prior: the prior's mean and standard deviation, for each image or one row for all.
         start: where each image's search for the mode starts, besides points near the prior's mean; or None.
         encoder: mean and standard deviation of each image's q(z | x), or None.
+        log_weights: receives the log-weights of each image's estimate, by the image's index; None keeps none.
     """
 
     model: Model
@@ -79,6 +80,7 @@ class Block:
     start: Float[Tensor, "batch latent"] | None
     encoder: Moments | None
     settings: Settings
+    log_weights: dict[int, Tensor] | None = None
 
     @property
     def latent(self) -> int:
@@ -94,6 +96,11 @@ class Block:
         return replace(
             self, x=select(self.x, rows), images=self.images[rows], prior=prior, start=start, encoder=encoder
         )
+
+    def keep(self, log_w: Float[Tensor, "samples batch"]) -> None:
+        """Keep the log-weights of an estimate, if `log_weights` is given. A later estimate replaces an earlier one."""
+        if self.log_weights is not None:
+            self.log_weights.update(zip(self.images.tolist(), log_w.unbind(1), strict=True))
 
     def noise(self, stream: int, block: int, samples: int) -> Noise:
         drawn = draw(self.settings.seed, self.images, stream, block, samples, self.latent)

@@ -134,7 +134,7 @@ def _confirmed(block: Block, diagnosis: Diagnosis) -> tuple[Diagnosis, Float[Ten
         some = block[rows.to(block.images.device)]
         # Another seed, so that the two estimates share no noise.
         settings = replace(block.settings, proposal="mixture", seed=block.settings.seed ^ OTHER_SEED)
-        mixture = estimate_block(replace(some, settings=settings))
+        mixture = estimate_block(replace(some, settings=settings, log_weights=None))
         error = torch.hypot(diagnosis.standard_error[rows], mixture.standard_error)
         near = (diagnosis.log_px[rows] - mixture.log_px).abs() <= AGREEMENT * error
         trusted[rows] = near & mixture.trusted

@@ -114,7 +114,9 @@ def measure(block: Block, proposal: Proposal, level: int = 0) -> tuple[Diagnosis
                 evaluations[rows] += _gradient_evaluations(shaped, level + 1).cpu()
             diagnosis, spent = measure(some, shaped, level + 1)
         else:
-            diagnosis = diagnose(sample_log_weights(some, shaped, Stream.ESTIMATE.of(level), samples))
+            log_w = sample_log_weights(some, shaped, Stream.ESTIMATE.of(level), samples)
+            some.keep(log_w)
+            diagnosis = diagnose(log_w)
             spent = diagnosis.samples
         evaluations[rows] += spent
         order.append(rows)

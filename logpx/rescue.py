@@ -55,13 +55,17 @@ def rescue(block: Block, proposal: Proposal, level: int = 0) -> tuple[Diagnosis,
     fitted, steps = refit(block, proposal, attempt, level)
     modes = (proposal.shares[:, : proposal.fitted] > 0).sum(1).cpu().double()
     evaluations = modes * attempt.chains.of_one_round + block.settings.budget
-    diagnosis = diagnose(sample_log_weights(block, fitted, Stream.RESCUE_ESTIMATE.of(level), block.settings.budget))
+    log_w = sample_log_weights(block, fitted, Stream.RESCUE_ESTIMATE.of(level), block.settings.budget)
+    block.keep(log_w)
+    diagnosis = diagnose(log_w)
     rows = (~diagnosis.trusted).nonzero().squeeze(1)
     if len(rows):
         some = rows.to(block.images.device)
         settings = annealing.Settings(ANNEALED, attempt.temperatures)
         stream = Stream.RESCUE_ANNEALING.of(level)
-        again = diagnose(annealing.with_steps(block[some], fitted[some], steps[some], settings, stream))
+        log_w = annealing.with_steps(block[some], fitted[some], steps[some], settings, stream)
+        block[some].keep(log_w)
+        again = diagnose(log_w)
         diagnosis = replaced(diagnosis, rows, again)
         evaluations[rows] += settings.of_one_round
     rows = (~diagnosis.trusted).nonzero().squeeze(1)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 CODE_ROOTS = ("logpx", "pipeline", "stages")
 # Code in them that changes no output, so that no stage depends on it.
 CHANGES_NO_OUTPUT = ("pipeline/tracking",)
-SUFFIXES = (".py", ".jinja")
+SUFFIXES = (".py", ".jinja", ".js")
 
 
 def determines_output(path: Path) -> bool:

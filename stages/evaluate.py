@@ -13,7 +13,7 @@ from pipeline.data.split import split
 from pipeline.evaluation.elbo import active_units
 from pipeline.evaluation.settings import estimator
 from pipeline.evaluation.summary import Metrics, plus_minus
-from pipeline.evaluation.test_images import measure, measure_training, summarise, summarise_training
+from pipeline.evaluation.test_images import KEPT, measure, measure_training, summarise, summarise_training
 from pipeline.model.checkpoint import Description, load_model
 from pipeline.process.cli import parse_paths
 from pipeline.process.device import environment, set_up
@@ -23,11 +23,12 @@ from pipeline.process.lifecycle import run_stage
 from pipeline.process.recovery import open_work
 from pipeline.storage.files import sha256, write_json
 from pipeline.storage.tables import write_parquet
+from pipeline.storage.tensors import save_tensors
 from pipeline.tracking.run import Run
 
 
 def main() -> None:
-    arguments = parse_paths(__doc__, "data", "model", "table", "metrics")
+    arguments = parse_paths(__doc__, "data", "model", "table", "log_weights", "metrics")
     params = load_params()
     evaluate = params.evaluate
     device = set_up(params.runtime.device, evaluate.seed)
@@ -56,11 +57,14 @@ def main() -> None:
     ):
         columns = measure(vae, x, y, evaluate, settings, work, group)
         of_training = measure_training(vae, training, settings, work, group)
+        log_weights = columns.pop("log_weights")
         if group.rank == 0:
             table = pd.DataFrame({"label": dataset.test_labels[: evaluate.images], **columns})
             metrics = summarise(table, vae.images) | {"active_units": active_units(vae, x, y)}
             others = {name: summarise_training(found, vae.images) for name, found in of_training.items()}
             write_parquet(arguments.table, table)
+            counts = columns["samples"][:KEPT].long()
+            save_tensors(arguments.log_weights, {"log_weights": log_weights, "samples": counts}, {})
             write_json(arguments.metrics, {"test": metrics, **others, "environment": where})
             report(metrics)
         group.gather({})  # a barrier: no process discards its saved work before the outputs are written

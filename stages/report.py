@@ -1,4 +1,4 @@
-"""Report: one HTML file that opens offline, and a short Markdown version of it."""
+"""Report: one HTML file that opens offline, a short Markdown version of it, and the explorer."""
 
 import math
 import os
@@ -13,6 +13,7 @@ from logpx.observations.gaussian import Gaussian
 from logpx.weights import MINIMUM_ESS
 from pipeline.code import code_digest
 from pipeline.config import load_params
+from pipeline.data.dataset import load_dataset
 from pipeline.evaluation.auroc import summarise_probes
 from pipeline.evaluation.every_label import given_label
 from pipeline.evaluation.ladder import rungs
@@ -20,6 +21,7 @@ from pipeline.model.checkpoint import load_model
 from pipeline.process.cli import parse_paths
 from pipeline.process.lifecycle import run_stage
 from pipeline.report.estimate_plots import ladder
+from pipeline.report.explorer import explorer, read_log_weights
 from pipeline.report.html import data_uri, load_pictures, render, untrusted
 from pipeline.report.model_text import OBJECTIVE_TEXTS, OBSERVATION_TEXTS, PRIOR_TEXTS
 from pipeline.report.parameters import read_parameters
@@ -33,9 +35,8 @@ from pipeline.tracking.run import Run
 
 def main() -> None:
     metrics = [f"{name}_metrics" for name in ("train", "test", "verify", "compare", "sample", "judge")]
-    arguments = parse_paths(
-        __doc__, "model", "table", "probes", *metrics, "figures", "pictures", "overview", "html", "markdown"
-    )
+    inputs = ("data", "model", "table", "log_weights", "probes", *metrics, "figures", "pictures", "overview")
+    arguments = parse_paths(__doc__, *inputs, "html", "markdown", "explorer")
     params = load_params()
     vae, description, model_sha256 = load_model(arguments.model, torch.device("cpu"))
     images = description.images
@@ -91,6 +92,7 @@ def main() -> None:
         "pictures": drawn,
         "left_out": left_out,
         "rule": {"minimum_ess": MINIMUM_ESS},
+        "explorer": Path(os.path.relpath(arguments.explorer, arguments.html.parent)).as_posix(),
         "overview": Path(os.path.relpath(arguments.overview, arguments.markdown.parent)).as_posix(),
         "lineage": {
             "data": description.data_sha256,
@@ -101,9 +103,12 @@ def main() -> None:
             "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "dvc", "mlflow")),
         },
     }
+    dataset, log_weights = load_dataset(arguments.data), read_log_weights(arguments.log_weights)
+    page = explorer(vae, description.model, dataset, table, log_weights)
     with Run("report", params, arguments):
         write_text(arguments.html, render("report.html.jinja", values))
         write_text(arguments.markdown, render("report.md.jinja", values))
+        write_text(arguments.explorer, page)
     print(f"report: {arguments.html}")
 
 

@@ -36,7 +36,7 @@ def test_the_list_has_code_and_templates_of_all_roots() -> None:
     files = code_files()
     assert files == sorted(files)
     assert {path.parts[0] for path in files} == set(CODE_ROOTS)
-    assert {path.suffix for path in files} == {".py", ".jinja"}
+    assert {path.suffix for path in files} == {".py", ".jinja", ".js"}
     assert Path("pipeline/code.py") in files
     assert not [path for path in files if path.is_relative_to("pipeline/tracking")]
 

@@ -238,6 +238,7 @@ SHOWS = {"render", "report"}
         ("pipeline/report/plotting.py", {"sample", *SHOWS}),
         ("pipeline/report/pictures.py", SHOWS),
         ("pipeline/report/templates/report.html.jinja", SHOWS),
+        ("pipeline/report/templates/explorer.js", SHOWS),
         ("pipeline/training/fit.py", {"train", "report"}),
         ("pipeline/judge/training.py", {"judge", "sample", *SHOWS}),
         ("pipeline/evaluation/ladder.py", {*MEASURES, *SHOWS}),

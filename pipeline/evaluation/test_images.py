@@ -31,12 +31,18 @@ from pipeline.process.recovery import UnfinishedWork
 
 # Images measured by prior Monte Carlo, if that takes a pass over the pixels for each sample of each image.
 PRIOR_IMAGES = 20
+# Images whose log-weights are kept, for the explorer.
+KEPT = 200
+OWNER = "image of log_weights"  # the image that each log-weight belongs to
 
 
 def measure(
     vae: VAE, x: Tensor, y: Tensor, evaluate: Evaluate, settings: Settings, work: UnfinishedWork, group: Group
 ) -> Columns:
     """The columns of the table of images: nats, counts, and verdicts.
+
+    `log_weights` is no column of the table: it has those of the first `KEPT` images, one image after another. Image i
+    has `samples[i]` of them. They are those of log p(x), or of log p(x | y) of a conditional model.
 
     Args:
         x: dequantised test images, on the model's device.
@@ -57,7 +63,7 @@ def measure(
     elbo = _distribute("elbo", ranges(len(x), chunk // BLOCK), elbos_of, work, group)
     few = len(x) if isinstance(vae.decoder.observation, Gaussian) else PRIOR_IMAGES
     prior = _distribute("prior", ranges(len(x[:few]), chunk), prior_of, work, group)
-    main = _log_px("log_px", vae, x, y, settings, work, group)
+    main = _log_px("log_px", vae, x, y, settings, work, group, keep=KEPT)
     # The estimate with the encoder as proposal, at the main estimate's average number of decoder evaluations.
     equal = max(32, round(float(main["evaluations"].mean())))
     usual = replace(settings, samples=equal, budget=equal, proposal="encoder")
@@ -73,6 +79,7 @@ def measure(
         "encoder_ess": _extended(encoder["ess"], len(x)),
         "prior_log_px": _extended(prior["log_px"], len(x)),
         "prior_ess": _extended(prior["ess"], len(x)),
+        "log_weights": main["log_weights"],
     }
 
 
@@ -125,13 +132,24 @@ def _extended(values: Tensor, length: int) -> Tensor:
 
 
 def _log_px(
-    name: str, vae: VAE, x: Tensor, y: Tensor, settings: Settings, work: UnfinishedWork, group: Group
+    name: str, vae: VAE, x: Tensor, y: Tensor, settings: Settings, work: UnfinishedWork, group: Group, keep: int = 0
 ) -> Columns:
-    """The columns of an estimate of all images, with progress."""
+    """The columns of an estimate of all images, with progress.
+
+    Args:
+        keep: first images whose log-weights are kept; float32, one image after another.
+    """
     by_start = {int(block.images[0]): block for block in blocks(prepare(vae, x, y, settings))}
 
     def of_block(images: range) -> Columns:
-        return estimator.estimate_block(by_start[images.start])._asdict()
+        if not keep:
+            return estimator.estimate_block(by_start[images.start])._asdict()
+        kept: dict[int, Tensor] = {}
+        found = estimator.estimate_block(replace(by_start[images.start], log_weights=kept))._asdict()
+        some = [kept[image].float() for image in images if image < keep]
+        owners = [torch.full((len(kept[image]),), image) for image in images if image < keep]
+        nothing = torch.zeros(0)
+        return found | {"log_weights": torch.cat([nothing, *some]), OWNER: torch.cat([nothing.long(), *owners])}
 
     parts = [range(start, start + len(block)) for start, block in by_start.items()]
     return _distribute(name, parts, of_block, work, group, label=f"log p(x), {settings.proposal}")
@@ -154,7 +172,9 @@ def _distribute(
     gathered = [columns for columns in group.gather(_join(parts)) if columns]
     together = _join(gathered)
     order = together.pop("image").argsort()
-    return {column: values[order] for column, values in together.items()}
+    weights = together.pop("log_weights", None)
+    columns = {column: values[order] for column, values in together.items() if column != OWNER}
+    return columns if weights is None else columns | {"log_weights": weights[together[OWNER].argsort(stable=True)]}
 
 
 def _join(parts: Sequence[Columns]) -> Columns:

@@ -20,6 +20,7 @@ from pipeline.config import load_params
 from pipeline.data.dataset import load_dataset, save_dataset
 from pipeline.evaluation.auroc import auroc
 from pipeline.model.checkpoint import load_checkpoint
+from pipeline.report.explorer import read_log_weights
 from pipeline.report.html import format_number
 from pipeline.report.pictures import PICTURES
 from pipeline.report.plotting import Figure
@@ -128,6 +129,15 @@ def test_only_images_that_need_more_samples_get_and_pay_for_them(results: Path) 
     assert not table["rescued"].to_numpy().any()  # the budget allows none
 
 
+def test_the_log_weights_are_those_of_the_first_images_of_the_table(results: Path) -> None:
+    table = pd.read_parquet(results / "reports/images.parquet")
+    parts = read_log_weights(results / "reports/log_weights.safetensors")
+    assert len(parts) == 200
+    for log_w, log_px, samples in zip(parts, table["log_px"], table["samples"], strict=False):
+        assert len(log_w) == samples
+        assert float(log_w.double().logsumexp(0)) - np.log(samples) == pytest.approx(log_px, abs=1e-3)
+
+
 def test_the_model_is_that_of_the_best_epoch(results: Path) -> None:
     history = pd.read_csv(results / "reports/metrics/history.csv")
     train = json.loads((results / "reports/metrics/train.json").read_text())
@@ -140,7 +150,7 @@ def test_the_model_is_that_of_the_best_epoch(results: Path) -> None:
 def test_an_interrupted_evaluation_continues_and_writes_the_same_bytes(
     results: Path, workspace: Path, run: Run, monkeypatch: pytest.MonkeyPatch, blocks: int
 ) -> None:
-    for path in ("reports/images.parquet", "reports/metrics/evaluate.json"):
+    for path in ("reports/images.parquet", "reports/log_weights.safetensors", "reports/metrics/evaluate.json"):
         (workspace / path).unlink()
     estimate = estimator.estimate_block
     done: list[tuple[str, int, bytes]] = []
@@ -167,6 +177,7 @@ def test_a_few_test_images_are_enough_for_every_stage(workspace: Path, run: Run)
     for stage in ("evaluate", "verify", "compare", "render", "report"):
         assert run(stage) == 0
     assert len(pd.read_parquet("reports/images.parquet")) == 3
+    assert len(read_log_weights(Path("reports/log_weights.safetensors"))) == 3
     verified = pd.read_parquet("reports/verify.parquet")
     assert verified["kind"].tolist() == ["test"] * 3 + ["simulated"] * 5
     metrics = json.loads(Path("reports/metrics/verify.json").read_text())["verify"]
