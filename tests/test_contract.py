@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"pipeline/training", "pipeline/judge", "pipeline/tracking"},
     {"pipeline/evaluation"},
     {"pipeline/report"},
-    {"stages", "studies"},
+    {"stages", "studies", "pipeline/use"},
 ]
 # A marker without code, in no layer.
 PACKAGE = Path("pipeline/__init__.py")

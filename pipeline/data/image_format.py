@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 from torch import Tensor
 
 from pipeline.data.dequantise import dequantise
@@ -39,6 +39,12 @@ class ImageFormat:
     def pixels(self) -> int:
         """Numbers per image: one for each pixel, or in colour one for each pixel and channel."""
         return self.height * self.width * self.channels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an image as a tensor: (height, width), or (3, height, width) in colour."""
+        size = self.height, self.width
+        return size if self.channels == 1 else (self.channels, *size)
 
     @property
     def levels(self) -> int:
@@ -89,7 +95,7 @@ class ImageFormat:
         return (u * (self.grey_levels - 1) < images).to(torch.uint8)
 
 
-def as_pictures(x: Float[np.ndarray, "*grid pixels"], shape: tuple[int, ...]) -> Float[np.ndarray, "*grid_and_shape"]:
+def as_pictures(x: Real[np.ndarray, "*grid pixels"], shape: tuple[int, ...]) -> Real[np.ndarray, "*grid_and_shape"]:
     """Flat images as figures show them: (*grid, height, width), or (*grid, height, width, 3) in colour.
 
     Args:

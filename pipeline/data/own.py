@@ -115,7 +115,7 @@ def _dataset(content: Content, seed: int) -> Dataset:
         )
     if (train.images == train.images[0]).all():
         raise OwnImagesError("all training images are the same; give different ones")
-    tensors = [tensor for part in (train, test) for tensor in (_images(part.images), _labels(part))]
+    tensors = [tensor for part in (train, test) for tensor in (as_tensor(part.images), _labels(part))]
     return Dataset(NAME, content.levels, *tensors)
 
 
@@ -145,7 +145,7 @@ def _chosen(images: int, seed: int) -> NDArray[np.bool_]:
     return chosen
 
 
-def _images(images: NDArray[np.uint8]) -> torch.Tensor:
+def as_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
     """As a tensor (n, height, width), or (n, 3, height, width)."""
     return torch.from_numpy(np.ascontiguousarray(images if images.ndim == 3 else np.moveaxis(images, 3, 1)))
 

@@ -83,11 +83,11 @@ def read(path: Path) -> Content:
         if others := sorted(set(found) - set(idx)):
             raise OwnImagesError(f"{others[0]} is not an IDX file, as others here are; move it away")
         return _read_idx(found)
-    if path.is_dir():
-        return _read_folder(found)
     if path.suffix == ".npz":
         return _read_npz(path)
-    raise OwnImagesError("one file is an .npz file or an IDX file; give one of these, or a folder of images")
+    if path.is_dir() or path.suffix.lower() in IMAGE_FILES:
+        return _read_folder(found)
+    raise OwnImagesError("it is not a PNG, JPEG, .npz or IDX file; give one of these, or a folder of images")
 
 
 # Folders of images
