@@ -352,7 +352,11 @@
   sheet.addEventListener("pointermove", (event) => {
     if (under(event) !== candidate) { candidate = under(event); drawSheet(); }
   });
-  sheet.addEventListener("click", (event) => { picker.close(); take(under(event)); });
+  sheet.addEventListener("click", (event) => {
+    candidate = under(event);
+    picker.close();
+    take(candidate);
+  });
   sheet.addEventListener("keydown", (event) => {
     const arrow = ARROWS[event.key];
     if (arrow) candidate = clamp(candidate + arrow[0] + columns * arrow[1], 0, count - 1);
@@ -546,18 +550,16 @@
     find("between-text").textContent = `${percent(t)} of the way from a ${data.labels[ends.start]} to a ${data.labels[ends.end]}`;
   }
   function stop() {
-    cancelAnimationFrame(playing);
+    clearTimeout(playing);
     playing = null;
     find("play").textContent = "Play";
   }
   function play(began) {
-    playing = requestAnimationFrame((now) => {
-      const t = clamp((now - began) / 2500, 0, 1);
-      find("fraction").value = t;
-      drawFraction();
-      if (t < 1) play(began);
-      else stop();
-    });
+    const t = clamp((performance.now() - began) / 2500, 0, 1);
+    find("fraction").value = t;
+    drawFraction();
+    if (t < 1) playing = setTimeout(() => play(began), 30);
+    else stop();
   }
   find("play").addEventListener("click", () => {
     if (playing !== null) { stop(); return; }
