@@ -74,9 +74,10 @@
     v: [], // grey levels of the image
     test: null, // its number among the test images; null of a drawing
     chosenLabel: null, // null: the likeliest label
-    label: 0,
+    label: classes.find((label) => data.shares[label] > 0) ?? 0,
     x: null,
     q: null,
+    mean: null, // f(μ(x))
     weights: null, // log-weights of the encoder's samples
   };
   let pending = 0;
@@ -103,25 +104,35 @@
   }
 
   function update() {
+    clearTimeout(pending);
     state.x = dequantised(state.v);
-    if (conditional) {
-      const own = state.test === null ? null : data.labels[state.test];
-      state.label = state.chosenLabel ?? own ?? likeliestLabel(state.x);
-      find("given").querySelector("span").textContent =
-        state.chosenLabel !== null ? "automatic" : own !== null ? `its own: ${own}` : `likeliest: ${state.label}`;
-    }
+    const own = state.test === null ? null : data.labels[state.test];
+    // A drawing keeps its label until the pen rests: to find the likeliest takes many evaluations.
+    state.label = state.chosenLabel ?? own ?? state.label;
+    encode();
+    pending = setTimeout(() => {
+      if (conditional && state.chosenLabel === null && own === null) {
+        state.label = likeliestLabel(state.x);
+        encode();
+      }
+      weigh([], normals(3));
+    }, 200);
+  }
+
+  function encode() {
     const y = labelVector(state.label);
     state.q = model.encode(state.x, y);
+    state.mean = model.decode(state.q.mean, y);
+    if (conditional) find("given").querySelector("span").textContent =
+      state.chosenLabel !== null ? "automatic" : state.test !== null ? `its own: ${state.label}` : `likeliest: ${state.label}`;
     show(find("drawing"), grey(state.v));
-    show(find("reconstruction"), model.decode(state.q.mean, y));
+    show(find("reconstruction"), state.mean);
     find("source").textContent =
       state.test === null ? "your drawing" : `test image ${state.test + 1} of ${count}, class ${data.labels[state.test]}`;
     drawEncoding();
     drawDensity();
     drawSigma();
     drawCursor();
-    clearTimeout(pending);
-    pending = setTimeout(() => weigh([], normals(3)), 200);
   }
 
   // Importance samples of the encoder, a few at a time.
@@ -189,7 +200,9 @@
     const live = state.weights && summary(state.weights);
     const finite = live && Number.isFinite(live.logMean);
     const rows = [];
-    if (state.test !== null) {
+    // What was measured is of the image with its own label.
+    const known = state.test !== null && (!conditional || state.label === data.labels[state.test]);
+    if (known) {
       const of = (name) => measured[name][state.test];
       const verdict = of("trusted") ? '<span class="good">✓ trusted</span>' : '<span class="bad">✕ not trusted</span>';
       const short = of("value") === null || of("elbo") === null ? "" : `, ${number(of("value") - of("elbo"))} nats below`;
@@ -203,7 +216,7 @@
     }
     find("density").innerHTML = rows.map(([name, value]) => `<dt>${name}</dt><dd>${value}</dd>`).join("");
 
-    const shown = state.test === null ? null : measured.histogram[state.test];
+    const shown = known ? measured.histogram[state.test] : null;
     find("weights").hidden = !shown && !finite;
     find("fitted").hidden = !shown;
     find("live").hidden = !finite;
@@ -352,7 +365,11 @@
   sheet.addEventListener("pointermove", (event) => {
     if (under(event) !== candidate) { candidate = under(event); drawSheet(); }
   });
-  sheet.addEventListener("click", (event) => { picker.close(); take(under(event)); });
+  sheet.addEventListener("click", (event) => {
+    candidate = under(event);
+    picker.close();
+    take(candidate);
+  });
   sheet.addEventListener("keydown", (event) => {
     const arrow = ARROWS[event.key];
     if (arrow) candidate = clamp(candidate + arrow[0] + columns * arrow[1], 0, count - 1);
@@ -546,18 +563,16 @@
     find("between-text").textContent = `${percent(t)} of the way from a ${data.labels[ends.start]} to a ${data.labels[ends.end]}`;
   }
   function stop() {
-    cancelAnimationFrame(playing);
+    clearTimeout(playing);
     playing = null;
     find("play").textContent = "Play";
   }
   function play(began) {
-    playing = requestAnimationFrame((now) => {
-      const t = clamp((now - began) / 2500, 0, 1);
-      find("fraction").value = t;
-      drawFraction();
-      if (t < 1) play(began);
-      else stop();
-    });
+    const t = clamp((performance.now() - began) / 2500, 0, 1);
+    find("fraction").value = t;
+    drawFraction();
+    if (t < 1) playing = setTimeout(() => play(began), 30);
+    else stop();
   }
   find("play").addEventListener("click", () => {
     if (playing !== null) { stop(); return; }
@@ -573,7 +588,7 @@
   const fixed = normals(5).vector(pixels);
   function drawSigma() {
     if (model.observation !== "gaussian") return;
-    const mean = model.decode(state.q.mean, labelVector(state.label));
+    const { mean } = state;
     const squares = mean.reduce((total, f, i) => total + (state.x[i] - f) ** 2, 0);
     const ceiling = (s) => -0.5 * pixels * Math.log(2 * Math.PI * s * s);
     const density = (s) => ceiling(s) - squares / (2 * s * s);

@@ -24,11 +24,11 @@ from pipeline.report.explorer_model import MOST_BYTES, describe, rounded, roundi
 from pipeline.report.html import TEMPLATES
 from pipeline.report.latent_paths import slerp
 from pipeline.storage.tables import read_parquet
-from tests.support import Run, model_settings, moved
+from tests.pipeline.report.made_up import SIZES, make_vae, measured
+from tests.support import Run, model_settings
 
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node, which runs the page's JavaScript, is not installed")
-SHARES = (0.2, 0.3, 0.1, 0.25, 0.15)
 
 # Reads what to compute on stdin, one JSON object, and writes the results.
 SCRIPT = """
@@ -57,13 +57,6 @@ def node(**values: Any) -> dict[str, Any]:
     result = subprocess.run(words, input=json.dumps(values), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
-
-
-def make_vae(dataset: Dataset, **changes: Any) -> VAE:
-    torch.manual_seed(0)
-    settings = {"latent": 5, "encoder": [16, 12], "decoder": [16, 12], "sigma": 0.3, "couplings": 3}
-    binarise = "threshold" if changes.get("observation") == "bernoulli" else "none"
-    return moved(VAE(model_settings(**settings | changes), dataset.format(binarise), SHARES), 0.1).eval()
 
 
 MODELS: list[dict[str, Any]] = [
@@ -105,7 +98,7 @@ def test_the_page_computes_what_pytorch_does_with_the_same_rounded_weights(
     cases, expected = [], []
     for changes in MODELS:
         vae = make_vae(tiny, **changes)
-        settings = model_settings(**{"latent": vae.latent} | changes)
+        settings = model_settings(**SIZES | changes)
         x, label = vae.images.read_fixed(tiny.test_images[3:4], 1).double(), tiny.test_labels[3:4].long()
         epsilon = torch.randn(1, vae.latent, dtype=torch.float64)
         case = {"x": x[0].tolist(), "epsilon": epsilon[0].tolist(), "label": int(label)}
@@ -307,26 +300,17 @@ def test_a_file_without_log_weights_is_refused(results: Path, workspace: Path, r
 def test_a_hostile_name_stays_text(tiny: Dataset) -> None:
     vae = make_vae(tiny)
     dataset = replace(tiny, name="</script><b>")
-    settings = model_settings(latent=5, encoder=[16, 12], decoder=[16, 12])
-    page = explorer(vae, settings, dataset, *made_up(20))
+    settings = model_settings(**SIZES)
+    page = explorer(vae, settings, dataset, *measured(20))
     assert "</script><b>" not in page
 
 
 @pytest.mark.parametrize("changes", MODELS, ids=lambda changes: f"{changes['observation']}-{changes.get('latent', 5)}")
 def test_every_model_has_a_page(tiny: Dataset, changes: dict[str, Any]) -> None:
     vae = make_vae(tiny, **changes)
-    settings = model_settings(**{"latent": vae.latent, "encoder": [16, 12], "decoder": [16, 12]} | changes)
-    page = explorer(vae, settings, tiny, *made_up(20))
+    settings = model_settings(**SIZES | changes)
+    page = explorer(vae, settings, tiny, *measured(20))
     assert "There is nothing to play with" not in page
     assert ('id="given"' in page) == ("condition" in changes)
     assert ("What σ does" in page) == (changes["observation"] == "gaussian")
     assert ('"binarised":true' in page) == (changes["observation"] == "bernoulli")
-
-
-def made_up(count: int) -> tuple[pd.DataFrame, list[Tensor]]:
-    """Measurements of test images, and log-weights of each. The third is not trusted, the fourth is not finite."""
-    columns = ("elbo", "log_px", "log_px_se", "ess", "khat")
-    table = pd.DataFrame({name: np.arange(count) - 10.0 for name in columns}).assign(trusted=True)
-    table.loc[2, "trusted"] = table.loc[3, "trusted"] = False
-    table.loc[3, "log_px"] = np.nan
-    return table, [torch.randn(64), torch.randn(32), 9 * torch.randn(32), torch.full((8,), torch.nan)] * (count // 4)
