@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from pipeline.config import Model
 from pipeline.errors import UserError
-from pipeline.report.pictures import PICTURES
+from pipeline.report.pictures import PICTURES, Section
 from pipeline.report.plotting import minus
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -23,6 +23,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 class DrawnPicture:
     """A picture as the report shows it."""
 
+    section: Section
     name: str
     title: str
     caption: str
@@ -56,7 +57,7 @@ def load_pictures(folder: Path, table: pd.DataFrame, model: Model) -> tuple[list
     if missing := [name for name in reasons if not (reasons[name] or (folder / f"{name}.png").is_file())]:
         raise UserError(f"{folder} has no picture {', '.join(missing)}; run `dvc repro` to draw it")
     drawn = [
-        DrawnPicture(name, picture.title, picture.about(model), (folder / f"{name}.png").read_bytes())
+        DrawnPicture(picture.section, name, picture.title, picture.about(model), (folder / f"{name}.png").read_bytes())
         for name, picture in PICTURES.items()
         if reasons.get(name) == ""
     ]

@@ -1,12 +1,13 @@
 """The pictures of the report: how each is drawn, and what to see in it.
 
-To add a picture, write a function here that draws it, and decorate it with `@picture(title, caption)`. The report shows
-the pictures in the order of this file.
+To add a picture, write a function here that draws it, and decorate it with `@picture(section, title, caption)`. Each
+section of the report shows its pictures in the order of this file.
 """
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from pipeline.report.scene import Scene
 from pipeline.storage.tables import finite, numbers, select
 
 Draw = Callable[[Scene], Figure]
+Section = Literal["draws", "reconstructs", "latent", "trusted", "density", "training"]
 
 MOST_COORDINATES = 20  # rows of the picture of entanglement
 NO_LABELS = "the images have no labels of two or more classes"
@@ -34,10 +36,12 @@ class Picture:
     The function raises `NotDrawnError` if the scene has nothing to draw.
 
     Attributes:
+        section: the question of the report that it helps to answer.
         flow: follows the caption if the prior is a flow.
         label: follows the caption if the model is conditional.
     """
 
+    section: Section
     title: str
     caption: str
     draw: Draw
@@ -53,11 +57,11 @@ class Picture:
 PICTURES: dict[str, Picture] = {}
 
 
-def picture(title: str, caption: str, flow: str = "", label: str = "") -> Callable[[Draw], Draw]:
+def picture(section: Section, title: str, caption: str, flow: str = "", label: str = "") -> Callable[[Draw], Draw]:
     """Add the decorated function to `PICTURES`, under its own name."""
 
     def register(draw: Draw) -> Draw:
-        PICTURES[draw.__name__] = Picture(title, caption, draw, flow, label)
+        PICTURES[draw.__name__] = Picture(section, title, caption, draw, flow, label)
         return draw
 
     return register
@@ -79,6 +83,7 @@ def drawn(draw: Draw, scene: Scene) -> tuple[bytes | None, str]:
 
 
 @picture(
+    "reconstructs",
     "Reconstructions",
     "Test images x. Below each row: f(μ(x)), the mean of p(x | z) at the encoder's mean. Strokes should keep their "
     "slant, width and gaps. A detail that is lost is one that the latent variable does not carry.",
@@ -89,6 +94,7 @@ def reconstructions(scene: Scene) -> Figure:
 
 
 @picture(
+    "reconstructs",
     "Pixels, drawn",
     "Test images x, the mean f(μ(x)) of p(x | z) at the encoder's mean, and an image drawn from p(x | z) there. The "
     "latent variable carries what x and the mean share. The observation model draws the rest, each pixel on its own. "
@@ -102,6 +108,7 @@ def pixels(scene: Scene) -> Figure:
 
 
 @picture(
+    "draws",
     "Samples of the prior",
     "The mean f(z) of p(x | z) for samples z of the prior. A good model draws a digit for every z. A shape between two "
     "digits shows a region where the prior has mass but no image is encoded.",
@@ -114,6 +121,7 @@ def samples(scene: Scene) -> Figure:
 
 
 @picture(
+    "draws",
     "Digits on request",
     "One column for each class that is asked for. The images of a row have the same noise ε. If the model has learned "
     "to tell the class from the style, slant, stroke width and size stay along a row, and the digit changes.",
@@ -126,6 +134,7 @@ def digits(scene: Scene) -> Figure:
 
 
 @picture(
+    "draws",
     "Analogies",
     "The style of a test digit x, in every class. The encoder and the inverse of the prior's g find the noise of x: "
     "ε = g⁻¹(μ(x, y); y). The decoder draws it with every label. With the digit's own label, in the frame, that is its "
@@ -140,6 +149,7 @@ def analogies(scene: Scene) -> Figure:
 
 
 @picture(
+    "draws",
     "Drawn, or remembered?",
     "Drawn digits, each above the training image that is nearest to it. If a model remembers its training images, the "
     "two are almost the same. Differences in slant, width or shape show a new digit.",
@@ -151,6 +161,7 @@ def neighbours(scene: Scene) -> Figure:
 
 
 @picture(
+    "latent",
     "Interpolations",
     "From one test digit to another, along a straight line and along a great circle. Every step should look like a "
     "digit. The middle of a straight line is closer to the origin than almost all of the prior's mass, and strokes "
@@ -173,6 +184,7 @@ def interpolations(scene: Scene) -> Figure:
 
 
 @picture(
+    "latent",
     "Traversals",
     "One test digit, with one coordinate changed at a time. The rows are the ten coordinates that say most about an "
     "image. If a row does not change, the model does not use that coordinate.",
@@ -202,6 +214,7 @@ def _coordinates(scene: Scene) -> tuple[list[int], list[str]]:
 
 
 @picture(
+    "latent",
     "Entanglement",
     "What each coordinate changes in the decoded image. Slant: angle of the strokes, from the second moments of the "
     "ink. Stroke width: twice the ink's area divided by the length of its outline. Class: share of the samples in "
@@ -226,6 +239,7 @@ def entanglement(scene: Scene) -> Figure:
 
 
 @picture(
+    "latent",
     "The learned manifold",
     "The mean f(z) of p(x | z) over the plane of both latent dimensions, in steps of equal prior mass. Neighbouring "
     "images should look alike. The classes meet where one digit turns into another.",
@@ -245,6 +259,7 @@ def manifold(scene: Scene) -> Figure:
 
 
 @picture(
+    "latent",
     "Latent space",
     "The encoder's means μ(x) of all test images, coloured by digit. If z has more than two dimensions, the picture "
     "shows the plane that separates the classes best. The labels choose that plane; training does not use them. An "
@@ -259,6 +274,7 @@ def latent_space(scene: Scene) -> Figure:
 
 
 @picture(
+    "training",
     "Training",
     "The ELBO and its two terms. The vertical axes fit the later epochs, so the first ones are cut off. A training "
     "curve that rises above the validation curve shows overfitting. The epoch whose objective is best on the "
@@ -269,6 +285,7 @@ def training(scene: Scene) -> Figure:
 
 
 @picture(
+    "density",
     "Likely and unlikely digits",
     "Log p(x) of each test image. Unlikely digits have an unusual shape, much ink or stray marks. Likely digits are "
     "plain and thin, most often ones.",
@@ -282,6 +299,7 @@ def log_px(scene: Scene) -> Figure:
 
 
 @picture(
+    "trusted",
     "Estimates against decoder evaluations",
     "All methods estimate the same number, and approach it from below. A proposal fitted to each image needs few "
     "samples. Where the estimate with the encoder as proposal stays below, its band, which is its own estimate of its "
@@ -293,6 +311,7 @@ def convergence(scene: Scene) -> Figure:
 
 
 @picture(
+    "trusted",
     "Which estimates can be trusted?",
     "Left: Pareto k̂, which is larger for a heavier tail of the weights, and its limit, which depends on the number "
     "of samples K. Right: the effective sample size and its minimum. An estimate that fails a test is not "
@@ -304,6 +323,7 @@ def diagnostics(scene: Scene) -> Figure:
 
 
 @picture(
+    "trusted",
     "Why the ELBO is lower than log p(x)",
     "KL[q(z | x) ‖ p(z | x)] in two parts (Cremer et al. 2018). The approximation gap remains with the best diagonal "
     "Gaussian for each image. The amortisation gap is what the encoder loses compared with that Gaussian.",
@@ -314,6 +334,7 @@ def gaps(scene: Scene) -> Figure:
 
 
 @picture(
+    "density",
     "What the density knows",
     "Log p(x) of other images (orange) and of all test digits (grey). AUROC is the probability that a digit is "
     "likelier than one of the other images. At 1 the density always tells them apart, ½ is chance, and below ½ it "
@@ -329,6 +350,7 @@ def densities(scene: Scene) -> Figure:
 
 
 @picture(
+    "density",
     "Upside down, digit by digit",
     "Each digit against digits of its own class, rotated by 180°. AUROC ½ (dotted) means that the density sees no "
     "difference. A rotated 0, 1 or 8 still looks much like a 0, 1 or 8 and should differ least. A rotated 4 or 7 is "

@@ -85,7 +85,7 @@ def values(params: Params, **changes: Any) -> dict[str, Any]:
         "ceiling": 110.7,
         "rule": {"minimum_ess": 10.0},
         "left_out": {"The learned manifold": "z has 3 dimensions"},
-        "pictures": [DrawnPicture("samples", "Samples", "What to see.", PNG)],
+        "pictures": [DrawnPicture("draws", "samples", "Samples", "What to see.", PNG)],
         "overview": "overview.png",
         "explorer": "explorer.html",
         "lineage": {
@@ -374,7 +374,7 @@ def test_metrics_that_do_not_exist_are_dashes(params: Params, template: str, lin
 
 
 def test_a_caption_follows_its_title(params: Params) -> None:
-    pictures = [DrawnPicture("a", "Title", "Text.", PNG), DrawnPicture("b", "Title?", "Text.", PNG)]
+    pictures = [DrawnPicture("draws", "a", "Title", "Text.", PNG), DrawnPicture("draws", "b", "Title?", "Text.", PNG)]
     html = render("report.html.jinja", values(params, pictures=pictures))
     assert "<b>Title.</b> Text." in html
     assert "<b>Title?</b> Text." in html
