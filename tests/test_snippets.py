@@ -17,7 +17,9 @@ def test_the_readme_draws_digits_and_measures_them(capsys: pytest.CaptureFixture
     torch.manual_seed(0)
     (code,) = snippets("README.md")
     exec(code, {})
-    assert "mean of 10 images" in capsys.readouterr().out
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["log_px", "log_px_se", "bits_per_dim", "trusted"]
+    assert len(rows) == 10
 
 
 def test_the_guide_of_the_library_measures_what_it_defines() -> None:
