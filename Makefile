@@ -13,7 +13,7 @@ ifneq (,$(findstring $(HASH),$(CURDIR)))
 $(error DVC runs no experiment in a folder whose path contains $(HASH): rename or move $(CURDIR))
 endif
 
-.PHONY: help setup demo run study repro verify chaos bench audit test test-all check ui sync clean
+.PHONY: help setup demo run own study repro verify chaos bench audit test test-all check ui sync clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -38,6 +38,9 @@ demo: $(READY) ## Run the whole pipeline on scikit-learn's digits, without a dow
 
 run: $(READY) ## Run an experiment with the settings of a file in presets/: make run PRESET=fast | good | best | ...
 	python -m tools.presets $(PRESET)
+
+own: $(READY) ## Check your own images and enter them in params.yaml: make own DATA=path/to/images.
+	python -m tools.own "$(DATA)"
 
 study: $(READY) ## Run a study and write its page: make study NAME=sigma | latent | samples | models [ONLY=fast,good].
 	python -m studies $(NAME) $(if $(ONLY),--only "$(ONLY)")

@@ -47,8 +47,7 @@ def main() -> None:
     drawn, left_out = load_pictures(arguments.figures, listed, description.model)
     train, evaluated = read_metrics(arguments.train_metrics), read_metrics(arguments.test_metrics)
     test, compare = evaluated["test"], read_metrics(arguments.compare_metrics)["compare"]
-    # The digest of own images says what they are; where they are changes no result.
-    sections = params.model_dump(exclude={"recovery": True, "tracking": True, "data": {"path"}})
+    sections = params.model_dump(exclude={"recovery", "tracking"})
     observation = vae.decoder.observation
     ceiling = observation.ceiling(images.pixels)
     stands = rungs(description.dataset, images, compare, test["log_px"], test.get("log_px_se"), ceiling)

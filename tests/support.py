@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from torch.distributions import MultivariateNormal
 
 from pipeline.code import ROOT
 from pipeline.config import Model, Section, Train, read_yaml
+from pipeline.data.dataset import Dataset
 from pipeline.data.image_format import ImageFormat
 from pipeline.model.vae import VAE
 from pipeline.process.exit import run_cli
@@ -76,6 +77,21 @@ def moved(module: M, by: float = 0.5, seed: int = 0) -> M:
         for parameter in module.parameters():
             parameter += by * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
     return module
+
+
+def in_colour(dataset: Dataset) -> Dataset:
+    """The data set with three different colours: the grey values, their mirror image, and their negative."""
+
+    def coloured(images: Tensor) -> Tensor:
+        return torch.stack([images, images.flip(-1), dataset.levels - 1 - images], 1)
+
+    return replace(dataset, train_images=coloured(dataset.train_images), test_images=coloured(dataset.test_images))
+
+
+def unlabelled(dataset: Dataset) -> Dataset:
+    """The data set without labels."""
+    zeros = {name: torch.zeros_like(getattr(dataset, name)) for name in ("train_labels", "test_labels")}
+    return replace(dataset, **zeros)
 
 
 def flat_format(pixels: int) -> ImageFormat:

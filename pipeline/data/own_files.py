@@ -200,8 +200,9 @@ def _require_size(shape: Sequence[int]) -> None:
 
 def _read_npz(path: Path) -> Content:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with path.open("rb") as opened:
+            file = np.load(opened, allow_pickle=False)
+            if isinstance(file, np.ndarray):
                 raise OwnImagesError("the file holds one array and no names; write it with numpy.savez")
             arrays = {name: np.asarray(file[name]) for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:

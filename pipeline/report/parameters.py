@@ -24,6 +24,7 @@ def _unread(sections: Sections) -> set[tuple[str, str]]:
     fully_connected = model["network"] == "mlp"
     hidden = model["encoder"] or model["decoder"]
     read = {
+        ("data", "path"): False,  # the digest says which images are used, wherever they are
         ("data", "seed"): sections["data"]["name"] == "own",
         ("data", "sha256"): sections["data"]["name"] == "own",
         ("model", "encoder"): fully_connected,

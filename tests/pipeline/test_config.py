@@ -70,7 +70,7 @@ SIGMAS = {
         (
             "  name: mnist",
             "  name: mnits",
-            "data.name = \"mnits\": input should be 'mnist', 'fashion_mnist', 'kmnist' or",
+            "data.name = \"mnits\": input should be 'mnist', 'fashion_mnist', 'kmnist', 'digits' or 'own'",
         ),
         ("  device: auto", "  device:", "runtime.device = null: input should be 'auto', 'cpu' or 'cuda'"),
         ("runtime:\n", "runtmie:\n", "runtmie: unknown key; did you mean runtime?"),
@@ -139,6 +139,7 @@ def test_binary_pixels_and_their_observation_model_go_together(
 # The range of each number, both ends included. A whole range has integers; a small step leads out of the others.
 LEAST, STEP, COUNT, SEED = 5e-324, 1e-9, (1, 10**9), (0, 2**63 - 1)
 RANGES: dict[str, tuple[float, float]] = {
+    "data.seed": SEED,
     "model.latent": (1, 65_536), "model.width": (1, 4096), "model.depth": (0, 64), "model.sigma": (LEAST, 1e308),
     "model.components": (1, 100), "train.samples": (1, 10_000), "train.beta": (0.0, 1e308),
     "train.beta_warmup": (0.0, 1.0), "evaluate.training_images": COUNT, "train.epochs": COUNT,
@@ -262,6 +263,48 @@ def test_a_refusal_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: params.yaml: 2 mistakes; nothing was run")
     assert len(result.stderr.splitlines()) == 3
+
+
+DIGEST = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "digest", "message"),
+    [
+        ("own", "images", f"'{DIGEST}'", None),
+        (
+            "own",
+            "images",
+            "null",
+            "data.name = own: data.path and data.sha256 say which images; `python -m tools.own PATH`",
+        ),
+        ("own", "null", f"'{DIGEST}'", "data.name = own: data.path and data.sha256 say which images"),
+        (
+            "mnist",
+            "images",
+            "null",
+            "data.path and data.sha256 are of your own images, but data.name = mnist: set both",
+        ),
+        ("mnist", "null", f"'{DIGEST}'", "data.path and data.sha256 are of your own images, but data.name = mnist"),
+        ("own", "images", "abc", "data.sha256 = \"abc\": string should match pattern '^[0-9a-f]{64}$'"),
+        ("own", "''", f"'{DIGEST}'", 'data.path = "": string should have at least 1 character'),
+        ("own", "3", f"'{DIGEST}'", "data.path = 3: input should be a valid string"),
+    ],
+)
+def test_own_images_have_a_path_and_a_digest(
+    tmp_path: Path, name: str, path: str, digest: str, message: str | None
+) -> None:
+    changes = (
+        ("  name: mnist", f"  name: {name}"),
+        ("  path: null", f"  path: {path}"),
+        ("  sha256: null", f"  sha256: {digest}"),
+    )
+    written = write(tmp_path, *changes)
+    if message is None:
+        assert load_params(written).data.path == path
+        return
+    (line,) = mistakes(written)
+    assert line.startswith(f"  {message}")
 
 
 def test_a_flow_needs_two_coordinates(tmp_path: Path) -> None:

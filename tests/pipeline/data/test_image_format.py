@@ -3,12 +3,13 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from pipeline.data.dequantise import dequantise
-from pipeline.data.image_format import Binarise, ImageFormat
+from pipeline.data.image_format import Binarise, ImageFormat, as_pictures
 
 BINARISE: list[Binarise] = ["none", "threshold", "dynamic"]
 
@@ -145,6 +146,25 @@ def test_images_to_measure_have_the_same_values_for_every_seed(binarise: Binaris
 def test_the_first_images_are_the_same_however_many_there_are(binarise: Binarise) -> None:
     seen, images = ImageFormat(6, 5, 17, binarise), some_images(20, 17)
     assert torch.equal(seen.values_fixed(images)[:5], seen.values_fixed(images[:5]))
+
+
+# Colour
+
+
+def test_colour_images_have_three_numbers_per_pixel() -> None:
+    seen = ImageFormat(6, 5, 17, channels=3)
+    assert (seen.pixels, seen.levels, seen.bits_per_dim(0.0)) == (90, 17, pytest.approx(math.log2(17)))
+    images = torch.randint(0, 17, (4, 3, 6, 5), generator=seeded(), dtype=torch.uint8)
+    assert torch.equal(values(seen.read_fixed(images, seed=1), 17), images.flatten(1))
+
+
+def test_pictures_have_the_colours_last() -> None:
+    grey, colour = np.random.default_rng(0).random((2, 3, 90))
+    assert np.array_equal(as_pictures(grey, (9, 10)), grey.reshape(3, 9, 10))
+    found = as_pictures(colour, (3, 6, 5))
+    assert found.shape == (3, 6, 5, 3)
+    for channel in range(3):
+        assert np.array_equal(found[..., channel], colour.reshape(3, 3, 6, 5)[:, channel])
 
 
 # Bits per dimension

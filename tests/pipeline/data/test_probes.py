@@ -5,6 +5,7 @@ import torch
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.probes import PROBES, Digits, examples
+from tests.support import in_colour
 
 
 @pytest.fixture
@@ -28,6 +29,25 @@ def test_permuting_moves_pixels_and_keeps_their_values(digits: Digits) -> None:
     made = PROBES["permuted pixels"](digits)
     assert torch.equal(made.flatten(1).sort(1).values, digits.images.flatten(1).sort(1).values)
     assert (made != digits.images).any(-1).any(-1).all()
+
+
+@pytest.fixture
+def coloured(tiny: Dataset, generator: torch.Generator) -> Digits:
+    return Digits(in_colour(tiny).test_images, tiny.test_labels, tiny.levels, generator)
+
+
+@pytest.mark.parametrize("kind", list(PROBES))
+def test_every_kind_has_colours(coloured: Digits, kind: str) -> None:
+    assert PROBES[kind](coloured).shape == (20, 3, 6, 5)
+
+
+def test_the_colours_of_a_pixel_stay_together(coloured: Digits) -> None:
+    made, before = (images.flatten(-2).mT for images in (PROBES["permuted pixels"](coloured), coloured.images))
+    for image, original in zip(made.tolist(), before.tolist(), strict=True):
+        assert image != original
+        assert sorted(image) == sorted(original)
+    turned = torch.rot90(coloured.images, 2, (-2, -1))
+    assert torch.equal(PROBES["upside down"](coloured), turned)
 
 
 def test_upside_down_is_a_turn_by_180_degrees(digits: Digits) -> None:

@@ -54,6 +54,17 @@ def test_grey_images_have_all_baselines(images: Tensor) -> None:
     assert list(baselines(images, 256, binarised=False, sigma=0.1, latent=2)) == list(BASELINES)
 
 
+def test_large_images_have_no_covariance(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = gaussian("variances", images)
+    monkeypatch.setattr(module, "MOST_PIXELS", 7)
+    found = baselines(images, 256, binarised=False, sigma=0.1, latent=2)
+    assert set(found) == set(BASELINES) - {"ppca", "covariance"}
+    after = found["variances"]
+    assert isinstance(after, Gaussian)
+    torch.testing.assert_close(after.variances, before.variances, rtol=1e-12, atol=0)
+    assert torch.equal(after.mean, before.mean)
+
+
 def test_a_model_without_a_fixed_sigma_is_not_compared_with_one(images: Tensor) -> None:
     assert set(baselines(images, 256, binarised=False, sigma=None, latent=2)) == set(BASELINES) - {"independent"}
 

@@ -219,6 +219,20 @@ def test_the_picture_has_a_column_for_each_class(
         assert (numbers % classes).tolist() == [int(label) for label in labels] * (len(found) // len(labels))
 
 
+def test_without_a_judge_only_distances_are_measured(judged: tuple[Dataset, Judge, References]) -> None:
+    dataset, settings = judged[0], Sample(images=100, seed=0)
+    drawn = draw(small_vae(), None, settings)
+    found = nearest_training(drawn.images, dataset, CPU)
+    metrics = measure(drawn, found, references(dataset, None, settings))
+    names = {"images", "memorised", "memorised_se", "distance"}
+    assert set(metrics) == names | {f"{name}_real" for name in ("images", "memorised", "distance")} | {
+        "memorised_real_se"
+    }
+    with_judge = measure(draw(small_vae(), judged[1], settings), found, references(dataset, judged[1], settings))
+    assert {name: with_judge[name] for name in metrics} == metrics
+    assert set(shown(drawn, found)) == {"images", "nearest", "distance"}
+
+
 def test_two_images_of_each_set_are_enough(judged: tuple[Dataset, Judge, References]) -> None:
     dataset, judge, _ = judged
     settings = Sample(images=2, seed=0)

@@ -14,6 +14,7 @@ from pipeline.judge.checkpoint import load_judge, save_judge
 from pipeline.judge.classifier import MEMBERS, UNITS, Judge, Verdicts, judge_images, to_grey
 from pipeline.judge.training import measure, shifted, train
 from pipeline.storage.tensors import save_tensors
+from tests.support import in_colour
 
 CPU = torch.device("cpu")
 
@@ -120,8 +121,35 @@ def test_images_of_one_class_are_refused(tiny: Dataset) -> None:
         train(one, settings(), CPU)
 
 
+def test_without_labels_the_file_says_that_there_is_no_judge(tmp_path: Path, tiny: Dataset) -> None:
+    save_judge(tmp_path / "judge", None, tiny)
+    assert load_judge(tmp_path / "judge", tiny, CPU) is None
+    with pytest.raises(UserError, match="trained on tiny of 6 x 5 pixels, not on other"):
+        load_judge(tmp_path / "judge", replace(tiny, name="other"), CPU)
+
+
+def test_a_judge_of_colour_images_is_read_and_is_none_of_grey_ones(tmp_path: Path, tiny: Dataset) -> None:
+    colour = in_colour(tiny)
+    judge = train(colour, settings(), CPU)
+    save_judge(tmp_path / "judge", judge, colour)
+    loaded, values = load_judge(tmp_path / "judge", colour, CPU), to_grey(colour.test_images.flatten(1), colour.levels)
+    assert loaded
+    assert torch.equal(judge_images(loaded, values).features, judge_images(judge, values).features)
+    with pytest.raises(UserError, match="trained on tiny of 6 x 5 pixels in colour, not on tiny; run `dvc repro`"):
+        load_judge(tmp_path / "judge", tiny, CPU)
+
+
+def test_the_judge_sees_colours(tiny: Dataset, generator: torch.Generator) -> None:
+    """Classes that differ in their colour only are learned."""
+    labels = torch.arange(60) % 3
+    images = torch.randint(0, 17, (60, 3, 6, 5), generator=generator, dtype=torch.uint8)
+    images[torch.arange(60), labels] = 0
+    coloured = replace(tiny, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    assert measure(train(coloured, settings(200), CPU), coloured)["accuracy"] > 0.95
+
+
 @pytest.mark.parametrize("labels", [[0, 1], [3, 250], list(range(26))])
-@pytest.mark.parametrize("shape", [(8, 8), (9, 13), (40, 31)])
+@pytest.mark.parametrize("shape", [(8, 8), (9, 13), (40, 31), (3, 8, 9)])
 def test_any_size_and_any_classes_can_be_judged(labels: list[int], shape: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     classes = torch.tensor(labels)[torch.arange(52) % len(labels)]
@@ -142,3 +170,12 @@ def test_shifts_move_images_by_up_to_one_pixel_each_way(generator: torch.Generat
     assert places == {(row, column) for row in (1, 2, 3) for column in (0, 1, 2)}
     small = torch.randint(0, 256, (3, 8, 8), generator=generator, dtype=torch.uint8)
     assert torch.equal(shifted(small, generator), small)
+
+
+def test_the_colours_of_an_image_move_together() -> None:
+    grey = torch.randint(0, 256, (50, 28, 30), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    moved = shifted(grey, torch.Generator().manual_seed(2))
+    colour = torch.stack([grey, 255 - grey, grey], 1)
+    assert torch.equal(shifted(colour, torch.Generator().manual_seed(2))[:, 0], moved)
+    assert torch.equal(shifted(colour, torch.Generator().manual_seed(2))[:, 2], moved)
+    assert not torch.equal(moved, grey)

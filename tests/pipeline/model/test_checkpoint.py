@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.model.checkpoint import Description, load_checkpoint, load_model, load_weights, save_checkpoint
 from pipeline.model.vae import VAE
 from pipeline.storage.files import sha256
+from pipeline.storage.tensors import load_tensors
 from tests.support import flat_format, model_settings, moved
 
 MODEL = model_settings(latent=2, encoder=[4], decoder=[4, 5], activation="tanh", sigma=0.2)
@@ -43,6 +44,17 @@ def test_a_model_sees_the_images_that_it_was_trained_on(tmp_path: Path, binarise
     description = DESCRIPTION.model_copy(update={"binarise": binarise})
     save_checkpoint(path, VAE(MODEL, description.images).state_dict(), description)
     assert load_model(path, torch.device("cpu")).vae.images == ImageFormat(6, 5, 17, binarise)  # pyright: ignore[reportArgumentType]
+
+
+def test_only_the_file_of_a_model_of_colour_images_names_the_channels(tmp_path: Path) -> None:
+    """So the files of models of grey images are those of earlier versions, to the byte."""
+    path = tmp_path / "vae.safetensors"
+    for channels in (1, 3):
+        description = DESCRIPTION.model_copy(update={"channels": channels})
+        save_checkpoint(path, VAE(MODEL, description.images).state_dict(), description)
+        assert load_tensors(path)[1].get("channels", 1) == channels
+        assert ("channels" in load_tensors(path)[1]) == (channels == 3)
+        assert load_model(path, torch.device("cpu")).vae.images.pixels == 30 * channels
 
 
 def test_a_learned_sigma_is_saved_with_the_weights(tmp_path: Path) -> None:

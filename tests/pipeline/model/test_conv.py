@@ -51,6 +51,17 @@ def test_the_number_of_parameters_is_that_of_the_layers_counted_by_hand() -> Non
     assert count(Decoder(SETTINGS, images, 0, 3)) == decoder == 3113
 
 
+def test_colours_are_channels(generator: torch.Generator) -> None:
+    """The encoder reads one channel of all pixels after another; the decoder gives each feature in the same order."""
+    images = ImageFormat(5, 7, 17, channels=3)
+    encoder, decoder, seen = Encoder(SETTINGS, images, 2, 6), Decoder(SETTINGS, images, 0, 4), list[Tensor]()
+    encoder.convolutions[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = torch.rand(2, 105, generator=generator)
+    assert encoder(torch.cat([x, torch.ones(2, 2)], 1)).shape == (2, 6)
+    assert torch.equal(seen[0], torch.cat([x.view(2, 3, 5, 7), torch.ones(2, 2, 5, 7)], 1))
+    assert decoder(torch.randn(2, 3, generator=generator)).shape == (2, 4 * 105)
+
+
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_the_result_of_an_image_does_not_depend_on_its_batch(
     height: int, width: int, generator: torch.Generator

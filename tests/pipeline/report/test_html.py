@@ -49,7 +49,7 @@ def values(params: Params, **changes: Any) -> dict[str, Any]:
             "observation": OBSERVATION_TEXTS[params.model.observation],
             "objective": OBJECTIVE_TEXTS[params.train.objective],
         },
-        "data": {"name": "digits", "levels": 17, "pixels": 64, "binarised": False},
+        "data": {"name": "digits", "levels": 17, "pixels": 64, "colour": False, "size": "8 x 8", "binarised": False},
         "sigma": 0.0707107,
         "discrete": False,
         "train": {"epoch": 3, "train": {"elbo": 1.0}, "validation": {"elbo": 1.0}},
@@ -180,7 +180,7 @@ def test_every_observation_model_and_objective_has_a_text() -> None:
 def test_only_grey_images_have_a_density(params: Params) -> None:
     grey = render("report.html.jinja", values(params))
     binarised = render(
-        "report.html.jinja", values(params, data={"name": "digits", "levels": 2, "pixels": 64, "binarised": True})
+        "report.html.jinja", values(params, data=values(params)["data"] | {"levels": 2, "binarised": True})
     )
     assert "Pixels are dequantised" in grey
     assert "Pixels are dequantised" not in binarised
@@ -477,3 +477,24 @@ def test_the_short_report_has_both_densities_of_a_conditional_model(params: Para
     assert "inference gap, log p(x given y) − ELBO" in page
     assert "right for 97.5 ± 0.5 % of the test images" in page
     assert "given y" not in render("report.md.jinja", values(params))
+
+
+def test_without_a_judge_the_report_says_so(params: Params) -> None:
+    without = values(params)
+    kept = ("images", "memorised", "distance")
+    without["sample"] = {key: value for key, value in without["sample"].items() if key.startswith(kept)}
+    without["judge"] = {"images": 0}
+    for template in ("report.html.jinja", "report.md.jinja"):
+        text = render(template, without)
+        assert "So there is no judge" in text
+        assert "The training images have no labels of two or more classes." in text
+        assert "recognised" not in text.partition("So there is no judge")[2]
+    assert "7, 1." in render("report.html.jinja", without)  # an untrusted image, without its class
+
+
+def test_the_report_of_colour_images_says_what_a_number_is(params: Params) -> None:
+    data = values(params)["data"] | {"colour": True, "pixels": 3072, "size": "32 x 32"}
+    text = render("report.html.jinja", values(params, data=data))
+    assert "3072 numbers in [0, 1], red, green and blue of 32 x 32 pixels" in text
+    assert "Each of these numbers counts as a pixel in this report" in text
+    assert "in colour" not in render("report.html.jinja", values(params))

@@ -22,8 +22,14 @@ def with_model(params: Params, **changes: object) -> dict[str, dict[str, object]
 def test_the_default_reads_no_key_of_other_options(params: Params) -> None:
     sections = params.model_dump()
     assert keys(sections) - keys(read_parameters(sections)) == {
-        "model.couplings", "model.width", "model.depth", "model.components", "train.beta", "train.beta_warmup",
+        "data.path", "data.sha256", "data.seed", "model.couplings", "model.width", "model.depth", "model.components",
+        "train.beta", "train.beta_warmup",
     }  # fmt: skip
+
+
+def test_own_images_have_a_digest_and_a_seed(params: Params) -> None:
+    own = params.model_copy(update={"data": params.data.model_copy(update={"name": "own"})})
+    assert set(read_parameters(own.model_dump())["data"]) == {"name", "sha256", "seed", "binarise"}
 
 
 @pytest.mark.parametrize(("encoder", "decoder", "read"), [((), (), False), ((8,), (), True), ((), (8,), True)])

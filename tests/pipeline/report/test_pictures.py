@@ -11,7 +11,7 @@ import torch
 
 from pipeline.config import Render
 from pipeline.data.dataset import Dataset
-from pipeline.data.image_format import Binarise
+from pipeline.data.image_format import Binarise, as_pictures
 from pipeline.data.probes import PROBES, examples
 from pipeline.model.vae import VAE
 from pipeline.report import estimate_plots, latent_paths, model_plots, pictures
@@ -19,7 +19,7 @@ from pipeline.report.pictures import PICTURES, Picture, drawn, picture
 from pipeline.report.plotting import Figure, NotDrawnError, message
 from pipeline.report.scene import MOST_CLASSES, Neighbours, Scene, as_seen
 from tests.pipeline.report.artists import cell, texts, x_of
-from tests.support import model_settings
+from tests.support import in_colour, model_settings, unlabelled
 
 EPOCHS, IMAGES = 4, 20
 
@@ -52,12 +52,14 @@ def make_scene(dataset: Dataset, latent: int = 3, seed: int = 0, binarise: Binar
         "kind": [kind for kind in PROBES for _ in labels], "label": list(labels) * len(PROBES),
         "log_px": random.normal(0, 5, len(PROBES) * IMAGES),
     })  # fmt: skip
+    random_images = random.random((2, 15, *as_pictures(np.zeros(vae.images.pixels), dataset.shape).shape))
     return Scene(
         vae, vae.images.read_clean(dataset.test_images), labels, dataset.shape,
         history.assign(best=history["epoch"] <= 3), table, verified, curves, probes,
-        examples(dataset.test_images, dataset.test_labels, dataset.levels), Render(columns=4, steps=5, seed=seed),
-        lambda p: (100 * p.mean.mean(-1)).long() % 3,
-        Neighbours(random.random((15, *dataset.shape)), random.random((15, *dataset.shape)), random.random(15)),
+        as_seen(examples(dataset.test_images, dataset.test_labels, dataset.levels), vae.images),
+        Render(columns=4, steps=5, seed=seed),
+        (lambda p: (100 * p.mean.mean(-1)).long() % 3) if dataset.labelled else None,
+        Neighbours(random_images[0], random_images[1], random.random(15)),
     )  # fmt: skip
 
 
@@ -93,6 +95,37 @@ def test_every_picture_is_drawn(name: str, tiny: Dataset) -> None:
     figure = PICTURES[name].draw(make_scene(tiny, latent=2))
     assert any(panel.has_data() for panel in figure.axes)
     assert figure.get_supxlabel() == ""  # nothing is left out
+
+
+@pytest.mark.parametrize("name", sorted(set(PICTURES) - CONDITIONAL))
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_every_picture_is_drawn_in_colour(name: str, network: str, tiny: Dataset) -> None:
+    scene = make_scene(in_colour(tiny), latent=2, network=network, width=2)
+    assert any(panel.has_data() for panel in PICTURES[name].draw(scene).axes)
+
+
+def test_colour_images_are_shown_with_their_colours(tiny: Dataset) -> None:
+    coloured = in_colour(tiny)
+    found = make_scene(coloured).originals(torch.arange(20))
+    assert found.shape == (20, 6, 5, 3)
+    assert found == pytest.approx((coloured.test_images.permute(0, 2, 3, 1).numpy() + 0.5) / 17)
+
+
+OF_LABELS = {"entanglement", "latent_space", "upside_down"}  # pictures that say nothing without labels
+
+
+@pytest.mark.parametrize("name", sorted(set(PICTURES) - CONDITIONAL))
+def test_without_labels_every_other_picture_is_drawn(name: str, tiny: Dataset) -> None:
+    png, reason = drawn(PICTURES[name].draw, make_scene(unlabelled(tiny), latent=2))
+    assert (png is None) == (name in OF_LABELS)
+    assert ("the images have no labels of two or more classes" in reason) == (name in OF_LABELS)
+
+
+def test_without_labels_interpolations_join_two_images(tiny: Dataset, arguments: Callable[..., Any]) -> None:
+    scene = make_scene(unlabelled(tiny))
+    linear, _ = arguments(pictures.model_plots, "interpolations", pictures.interpolations, scene)
+    # The others have no partner: six pairs need more than 36 images.
+    assert [bool((row[0] != row[-1]).any()) for row in linear] == [True] * 3 + [False] * 3
 
 
 OF_MODEL = (

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from pipeline.report import plotting
 from pipeline.report.plotting import GAP, grid, in_rows, integer_ticks, minus, montage, new, save, show
@@ -50,6 +51,26 @@ def test_the_last_row_is_filled_up_with_white() -> None:
     assert rows.shape == (2, 3, 3, 2)
     assert np.array_equal(rows.reshape(6, 3, 2)[:5], images(1, 5)[0])
     assert not rows[1, 2].any()
+
+
+def test_colour_images_are_drawn_as_they_are_between_white() -> None:
+    colours = np.random.default_rng(0).random((2, 3, 4, 5, 3)) / 2
+    sheet = montage(colours)
+    assert sheet.shape == (2 * 4 + GAP, 3 * 5 + 2 * GAP, 3)
+    assert np.array_equal(sheet[4 + GAP :, 5 + GAP : 10 + GAP], colours[1, 1])
+    assert (sheet[4 : 4 + GAP] == 1).all()
+    rows = in_rows(colours[0], 2)
+    assert rows.shape == (2, 2, 4, 5, 3)
+    assert (rows[1, 1] == 1).all()
+    (drawn,) = grid(colours).axes[0].images
+    assert np.array_equal(np.asarray(drawn.get_array()), sheet)
+
+
+def test_a_row_of_colour_images_is_written(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 3)) / 255
+    (tmp_path / "strip.png").write_bytes(plotting.strip(colours))
+    sheet = imread(tmp_path / "strip.png")[..., :3]
+    assert np.stack(np.split(sheet, 3, axis=1)) == pytest.approx(colours, abs=1e-6)
 
 
 def test_epochs_have_whole_numbers_as_ticks() -> None:
