@@ -53,7 +53,7 @@ def explorer(
     }
     if reason is None:
         values["payload"] = _json(payload(vae, settings, dataset, table, log_weights))
-        for name in ("explorer_model", "explorer"):
+        for name in ("explorer_model", "explorer_plots", "explorer"):
             values[name] = Markup((TEMPLATES / f"{name}.js").read_text(encoding="utf-8"))  # noqa: S704 (our own files)
     return render("explorer.html.jinja", values)
 

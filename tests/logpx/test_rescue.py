@@ -137,6 +137,23 @@ def test_only_images_that_fail_are_annealed(
     assert (more_cost > cost).tolist() == [False, True, False]
 
 
+def test_the_log_weights_that_are_kept_are_those_of_the_result(
+    linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second image is annealed: its first weights are replaced."""
+
+    def second_image_fails(log_w: Tensor) -> Diagnosis:
+        found = diagnose(log_w)
+        return found._replace(trusted=torch.tensor([True, False, True])) if len(log_w) == 1024 else found
+
+    monkeypatch.setattr(rescue, "diagnose", second_image_fails)
+    x, kept = linear.sample(3, generator), dict[int, Tensor]()
+    found, _ = rescue.rescue(replace(prepared(linear, x), log_weights=kept), wrong(linear, x))
+    assert [len(kept[i]) for i in range(3)] == found.samples.tolist() == [1024, rescue.ANNEALED, 1024]
+    means = torch.stack([kept[i].logsumexp(0) - torch.tensor(len(kept[i])).log() for i in range(3)])
+    torch.testing.assert_close(means, found.log_px, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("chunk", [100_000, 128])
 def test_images_that_are_not_trusted_are_rescued_and_pay_for_it(
     linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, chunk: int

@@ -54,6 +54,7 @@ def test_make_works_in_a_folder_with_any_name(tmp_path: Path, name: str) -> None
         "python -m uv pip sync",
         "python -m tools.presets demo",
         "dvc get -q . reports/report.html",
+        "dvc get -q . reports/explorer.html",
     ]
 
 

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from logpx.weights import Weights
 from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.model.activations import ACTIVATIONS
 from pipeline.model.checkpoint import load_model
+from pipeline.model.observations import OBSERVATIONS
 from pipeline.model.vae import VAE
 from pipeline.report.explorer import BINS, explorer, histogram, latent_map, measurements, payload, read_log_weights
 from pipeline.report.explorer_model import MOST_BYTES, describe, rounded, rounding_cost
@@ -115,6 +117,12 @@ def test_the_page_computes_what_pytorch_does_with_the_same_rounded_weights(
             assert found[name] == pytest.approx(values, rel=1e-6, abs=1e-5), (changes, name)
 
 
+def test_these_models_have_every_option_that_an_mlp_can_have() -> None:
+    """An observation model or activation that the page does not know yet is to be added to explorer_model.js."""
+    assert {model["observation"] for model in MODELS} == set(OBSERVATIONS)
+    assert {model.get("activation", "silu") for model in MODELS} == set(ACTIVATIONS)
+
+
 @needs_node
 def test_rounding_changes_no_pixel_by_more_than_one_grey_level_of_256(results: Path) -> None:
     """Of a trained model. The page's own mean is compared with that of the weights before rounding."""
@@ -184,7 +192,7 @@ def test_the_page_is_one_file_that_loads_nothing(results: Path) -> None:
     assert re.findall(r'(?:src|href)="[^"]*"', page) == ['href="report.html"'] * page.count('href="report.html"')
     assert "default-src 'none'" in page
     assert not re.search(r"https?://|url\(|import\(|fetch\(|XMLHttpRequest|localStorage", page)
-    assert len(re.findall("<script", page)) == len(re.findall("</script>", page)) == 3
+    assert len(re.findall("<script", page)) == len(re.findall("</script>", page)) == 4
 
 
 def test_the_same_inputs_give_the_same_page(results: Path) -> None:
