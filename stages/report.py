@@ -103,7 +103,7 @@ def main() -> None:
         },
     }
     dataset, log_weights = load_dataset(arguments.data), read_log_weights(arguments.log_weights)
-    page = explorer(vae, description.model, dataset, table, log_weights)
+    page = explorer(vae, description.model, dataset, table, log_weights, params.evaluate.proposal)
     with Run("report", params, arguments):
         write_text(arguments.html, render("report.html.jinja", values))
         write_text(arguments.markdown, render("report.md.jinja", values))

@@ -26,12 +26,23 @@ from pipeline.storage.tensors import load_tensors
 POINTS = 2_000  # most test images on the map
 SLIDERS = 8  # most coordinates with a slider
 DIGITS = ("mnist", "digits")  # data sets whose images are called digits
+PROPOSAL_TEXTS = {
+    "mixture": "Proposal fitted to this image",
+    "laplace": "Proposal fitted to this image",
+    "encoder": "The encoder as proposal",
+    "prior": "The prior as proposal",
+}
 # Of the histograms of log w − log(mean w), nats. Values outside count in the first and the last bin.
 BINS = {"low": -12.0, "step": 0.5, "bins": 44}
 
 
 def explorer(
-    vae: VAE, settings: Model, dataset: Dataset, table: pd.DataFrame, log_weights: list[Float[Tensor, "_samples"]]
+    vae: VAE,
+    settings: Model,
+    dataset: Dataset,
+    table: pd.DataFrame,
+    log_weights: list[Float[Tensor, "_samples"]],
+    proposal: str = "mixture",
 ) -> str:
     """The page.
 
@@ -39,6 +50,7 @@ def explorer(
         vae: the model, on the CPU.
         table: of the measured test images.
         log_weights: of the first test images; the page has these images.
+        proposal: that the log-weights belong to, as in `evaluate.proposal`.
     """
     reason = obstacle(vae, settings)
     values: dict[str, Any] = {
@@ -52,7 +64,8 @@ def explorer(
         "reason": reason,
     }
     if reason is None:
-        values["payload"] = _json(payload(vae, settings, dataset, table, log_weights))
+        content = payload(vae, settings, dataset, table, log_weights) | {"proposal": PROPOSAL_TEXTS[proposal]}
+        values["payload"] = _json(content)
         for name in ("explorer_model", "explorer_plots", "explorer"):
             values[name] = Markup((TEMPLATES / f"{name}.js").read_text(encoding="utf-8"))  # noqa: S704 (our own files)
     return render("explorer.html.jinja", values)
@@ -82,7 +95,7 @@ def payload(
     height, width = dataset.shape
     return {
         "model": describe(vae, settings),
-        "rounding": 255 * rounding_cost(vae, x[:count], labels[:count]),
+        "rounding": _number(255 * rounding_cost(vae, x[:count], labels[:count])),
         "height": height,
         "width": width,
         "binarised": vae.images.binarise != "none",

@@ -153,7 +153,7 @@
   function fittedText(index) {
     const [ess, samples, khat, largest] = ["ess", "samples", "khat", "largest"].map((name) => measured[name][index]);
     const effective = `${orNone(ess, 0)} effective samples of ${samples}`;
-    return `<b>Proposal fitted to this image</b>: ${effective}; ${largestText(largest)}; k̂ = ${orNone(khat, 2)}.`;
+    return `<b>${data.proposal}</b>, measured: ${effective}; ${largestText(largest)}; k̂ = ${orNone(khat, 2)}.`;
   }
   function liveText(live) {
     const effective = `${number(live.ess)} effective samples of ${LIVE_SAMPLES}`;

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from logpx.block import PROPOSALS
 from logpx.weights import Weights
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.model.activations import ACTIVATIONS
@@ -210,6 +211,13 @@ def test_the_page_has_the_numbers_of_the_table(results: Path) -> None:
     first = found["histogram"][0]
     assert sum(first["samples"]) == pytest.approx(1, abs=1e-3)
     assert found["largest"][0] == pytest.approx(float(weights[0].softmax(0).max()), abs=1e-3)
+
+
+@pytest.mark.parametrize("proposal", PROPOSALS)
+def test_the_page_names_the_proposal_that_was_measured(tiny: Dataset, proposal: str) -> None:
+    page = explorer(make_vae(tiny), model_settings(**SIZES), tiny, *measured(20), proposal)
+    words = {"encoder": "The encoder as proposal", "prior": "The prior as proposal"}
+    assert f'"proposal":"{words.get(proposal, "Proposal fitted to this image")}"' in page
 
 
 def test_numbers_that_are_not_finite_are_left_out() -> None:
