@@ -13,7 +13,7 @@ ifneq (,$(findstring $(HASH),$(CURDIR)))
 $(error DVC runs no experiment in a folder whose path contains $(HASH): rename or move $(CURDIR))
 endif
 
-.PHONY: help setup demo run own study repro verify chaos bench audit test test-all check ui sync clean
+.PHONY: help setup demo run own table study repro verify chaos bench audit test test-all check ui sync clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -34,7 +34,7 @@ demo: $(READY) ## Run the whole pipeline on scikit-learn's digits, without a dow
 	@rm -rf demo && dvc get -q . reports/report.html --rev demo -o demo/report.html
 	@dvc get -q . reports/explorer.html --rev demo -o demo/explorer.html
 	@echo "The report: $$PWD/demo/report.html"
-	@echo "Compare it with other experiments: source .venv/bin/activate; dvc exp show --only-changed"
+	@echo "Compare it with other experiments: make table"
 
 run: $(READY) ## Run an experiment with the settings of a file in presets/: make run PRESET=fast | good | best | ...
 	python -m tools.presets $(PRESET)
@@ -42,7 +42,10 @@ run: $(READY) ## Run an experiment with the settings of a file in presets/: make
 own: $(READY) ## Check your own images and enter them in params.yaml: make own DATA=path/to/images.
 	python -m tools.own "$(DATA)"
 
-study: $(READY) ## Run a study and write its page: make study NAME=sigma | latent | samples | models [ONLY=fast,good].
+table: $(READY) ## List the experiments: log p(x), samples, and what differs, in 120 columns; of all commits: make table ALL=1.
+	@python -m tools.table $(if $(ALL),--all-commits)
+
+study: $(READY) ## Run a study and write its page: make study NAME=sigma | latent | samples | seeds | models [ONLY=fast,good].
 	python -m studies $(NAME) $(if $(ONLY),--only "$(ONLY)")
 
 repro: $(READY) ## Run what has changed since the last run, with MNIST: `dvc repro`.
@@ -75,7 +78,7 @@ check: $(READY) ## Check format, style and types.
 	ruff check .
 	pyright
 
-ui: $(READY) ## Open MLflow's pages at http://127.0.0.1:5000; another port: make ui PORT=5001.
+ui: $(READY) ## Serve MLflow's pages at the first free port from 5000 on, and print the address; or: make ui PORT=5001.
 	python -m pipeline.tracking ui $(if $(PORT),--port "$(PORT)")
 
 sync: $(READY) ## Send results that MLflow does not have yet, after an outage, a kill or from the cache.

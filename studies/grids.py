@@ -19,6 +19,7 @@ class Study:
         values: of the parameter, one per experiment.
         panels: names of four panels in `panels.PANELS`.
         settings: other changes to params.yaml, the same for all experiments, as KEY=VALUE.
+        repeats: whether the experiments differ by chance only. The page then has the spread between them.
     """
 
     title: str
@@ -28,6 +29,7 @@ class Study:
     values: tuple[float, ...]
     panels: tuple[str, str, str, str]
     settings: tuple[str, ...] = ()
+    repeats: bool = False
 
 
 # A study asks for differences of many nats between experiments: a thousand test images are enough.
@@ -79,5 +81,22 @@ STUDIES = {
         values=(32, 128, 512, 2048),
         panels=("log_px_difference", "error", "ess", "trusted"),
         settings=(*FEWER, "evaluate.budget=32"),  # not above K, so that every image has K samples
+    ),
+    "seeds": Study(
+        title="The same training with other seeds",
+        story=(
+            "The default model, trained again and again. Only train.seed differs: the initial weights, the order of "
+            "the images, all noise of the training, and which images are held out for validation. The spread between "
+            "these trainings says which differences between two settings may be chance: two trainings of the same "
+            "setting differ by √2 times the standard deviation, typically. The standard error over images answers "
+            "another question, how far the mean over other test images would be from this one. All trainings are "
+            "measured on the same test images, so it is not part of the spread. A standard deviation of five values "
+            "is itself known to about a third only."
+        ),
+        parameter="train.seed",
+        axis="seed of the training",
+        values=(0, 1, 2, 3, 4),
+        panels=("log_px_spread", "elbo_spread", "recognised_spread", "trusted"),
+        repeats=True,  # with the settings of params.yaml: the spread belongs to the numbers of the report
     ),
 }

@@ -1,7 +1,7 @@
 """A study's page: NAME.html, which opens offline, NAME.md, NAME.json, and the two figures that both pages show."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from studies.records import as_images
 
 Outcome = dict[str, Any] | str  # what `dvc exp show` has of an experiment, or why it failed
 DIGITS, SAMPLES = 6, 9  # images in a row of the figure
+# Quantities of the table of spreads: their names on the page, and by how much they are multiplied there.
+SPREADS = {"log_px": ("log p(x)", 1), "elbo": ("ELBO", 1), "recognised": ("recognised, %", 100)}
 
 
 def write(name: str, study: Study, outcomes: Mapping[float, Outcome], folder: Path) -> None:
@@ -34,14 +36,16 @@ def write(name: str, study: Study, outcomes: Mapping[float, Outcome], folder: Pa
     failed = {value: reason for value, reason in outcomes.items() if isinstance(reason, str)}
     models = {value: load_experiment_model(outcome["rev"]) for value, outcome in measured.items()}
     rows = [_row(value, outcome, models[value]) for value, outcome in measured.items()]
+    spreads = spread(rows) if study.repeats else []
     plotting.save(plot(study, pd.DataFrame(rows).astype(float)), folder / f"{name}.png")
     plotting.save(draw_images(study, models), folder / f"{name}_images.png")
     write_json(folder / f"{name}.json", {
         "study": name, "parameter": study.parameter, "experiments": rows,
         "failed": {f"{value:g}": reason for value, reason in failed.items()},
+        **({"spread": spreads} if study.repeats else {}),
     })  # fmt: skip
     uris = {end: html.data_uri((folder / f"{name}{end}.png").read_bytes()) for end in ("", "_images")}
-    values = {"name": name, "study": study, "rows": rows, "failed": failed, "uris": uris}
+    values = {"name": name, "study": study, "rows": rows, "failed": failed, "uris": uris, "spreads": spreads}
     for kind in ("html", "md"):
         write_text(folder / f"{name}.{kind}", html.render(f"study.{kind}.jinja", values, Path(__file__).parent))
     print(f"{folder / name}.html")
@@ -59,8 +63,28 @@ def _row(value: float, outcome: dict[str, Any], model: TrainedModel) -> dict[str
         "images", "log_px", "log_px_se", "bits_per_dim", "elbo", "elbo_se", "reconstruction", "kl", "trusted",
         "ess_median", "image_se_median", "evaluations_mean",
     )  # fmt: skip
+    drawn = outcome["metrics"].get("reports/metrics/sample.json", {}).get("data", {}).get("sample", {})
+    samples = {name: drawn.get(name) for name in ("recognised", "recognised_se")}
     about = {"value": value, "sigma": sigma, "pixels": description.images.pixels}
-    return about | {name: test.get(name) if "_se" in name else test[name] for name in names}
+    return about | {name: test.get(name) if "_se" in name else test[name] for name in names} | samples
+
+
+def spread(rows: Sequence[Mapping[str, float | None]]) -> list[dict[str, Any]]:
+    """Mean over repetitions, the standard deviation between them (n − 1), and their mean standard error over images.
+
+    The last two are None if there is one repetition, or one image.
+    """
+    found: list[dict[str, Any]] = []
+    for name, (title, factor) in SPREADS.items():
+        values = [value for row in rows if (value := row[name]) is not None]
+        errors = [error for row in rows if (error := row[f"{name}_se"]) is not None]
+        if values:
+            found.append({
+                "name": name, "title": title, "n": len(values), "mean": factor * float(np.mean(values)),
+                "between_seeds": factor * float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "over_images": factor * float(np.mean(errors)) if errors else None,
+            })  # fmt: skip
+    return found
 
 
 def load_experiment_model(rev: str) -> TrainedModel:

@@ -25,7 +25,7 @@ def plot(study: Study, table: pd.DataFrame) -> Figure:
         engine.set(h_pad=0.12)  # pyright: ignore[reportCallIssue]
     for panel, name in zip(list[Any](axes.flat), study.panels, strict=True):
         PANELS[name](panel, table)
-        panel.set_xscale("log")
+        panel.set_xscale("linear" if study.repeats else "log")
         panel.set_xticks(table["value"], [short(value) for value in table["value"]])
         panel.minorticks_off()
         panel.set_xlabel(study.axis)
@@ -68,6 +68,35 @@ def log_px_difference(panel: Axes, table: pd.DataFrame) -> None:
     panel.errorbar(table["value"], table["log_px"] - best, error, color=BLUE, marker="o")
     panel.axhline(0, color=GREY, ls=":", lw=1)
     panel.set(title=minus(f"log p(x) − its value with most samples ({best:,.1f})"), ylabel="nats per image")
+
+
+def log_px_spread(panel: Axes, table: pd.DataFrame) -> None:
+    _spread(panel, table, "log_px")
+    panel.set(title="log p(x)", ylabel="nats per image")
+
+
+def elbo_spread(panel: Axes, table: pd.DataFrame) -> None:
+    _spread(panel, table, "elbo")
+    panel.set(title="ELBO", ylabel="nats per image")
+
+
+def recognised_spread(panel: Axes, table: pd.DataFrame) -> None:
+    _spread(panel, table.assign(recognised=100 * table["recognised"], recognised_se=100 * table["recognised_se"]),
+            "recognised")  # fmt: skip
+    panel.set(title="drawn images that the judge recognises", ylabel="% of drawn images")
+
+
+def _spread(panel: Axes, table: pd.DataFrame, name: str) -> None:
+    """Values of repetitions with one standard error over images, and the mean ± one standard deviation between them."""
+    values = table[name].to_numpy(dtype=np.float64)
+    mean = float(np.mean(values))
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    panel.axhspan(mean - deviation, mean + deviation, color=GREY, alpha=0.2, lw=0, label="mean ± 1 sd between seeds")
+    panel.axhline(mean, color=GREY, ls=":", lw=1)
+    panel.errorbar(
+        table["value"], values, table[f"{name}_se"], color=BLUE, marker="o", ls="", label="± 1 se over images"
+    )
+    panel.legend(fontsize=8)
 
 
 def residual(panel: Axes, table: pd.DataFrame) -> None:
@@ -123,5 +152,6 @@ def _round_ticks(panel: Axes) -> None:
 
 PANELS: dict[str, Callable[[Axes, pd.DataFrame], None]] = {
     "log_px": log_px, "log_px_difference": log_px_difference, "residual": residual, "kl": kl, "trusted": trusted,
-    "error": error, "ess": ess,
+    "error": error, "ess": ess, "log_px_spread": log_px_spread, "elbo_spread": elbo_spread,
+    "recognised_spread": recognised_spread,
 }  # fmt: skip

@@ -9,7 +9,7 @@ A number that comes from a file under reports/ is followed by a comment that nam
     2.2<!-- benchmarks/scaling: a.b / a.c * 1e6 -->   values and numbers, multiplied and divided from left to right
 
 A number keeps its decimals and its thousands separator. `--check` changes no file and lists the numbers that differ.
-A source that does not exist is an error.
+A source that does not exist is an error. docs/logpx-api.md is written from the docstrings of logpx (`tools/api.py`).
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 from pipeline.code import ROOT
 from pipeline.errors import UserError
 from pipeline.process.exit import run_cli
+from tools import api
 
 SEPARATORS = " \u00a0\u202f,"  # between thousands
 SOURCED = re.compile(
@@ -90,9 +91,16 @@ def update(text: str, reports: Path) -> tuple[str, list[str], list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change no file; fail if a number differs")
+    parser.add_argument("--check", action="store_true", help="change no file; fail if something differs")
     check = parser.parse_args().check
     wrong: list[str] = []
+    made, target = api.page(), ROOT / api.PAGE
+    if not target.exists() or made != target.read_text(encoding="utf-8"):
+        if check:
+            wrong.append(f"  {api.PAGE} differs from the docstrings of logpx")
+        else:
+            target.write_text(made, encoding="utf-8")
+            print(f"{api.PAGE} is new")
     for path in documents():
         text = path.read_text(encoding="utf-8")
         new, changes, errors = update(text, ROOT / "reports")
@@ -102,7 +110,7 @@ def main() -> None:
         wrong += [f"  {path.relative_to(ROOT)}, {line}" for line in (errors + changes if check else errors)]
     if wrong:
         remedy = "run `python -m tools.documents`; make the files that are missing, or correct their names"
-        raise UserError("\n".join(["these numbers differ from reports/:", *wrong, remedy]))
+        raise UserError("\n".join(["these documents differ from reports/ or from the code:", *wrong, remedy]))
 
 
 if __name__ == "__main__":

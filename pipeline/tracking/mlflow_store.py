@@ -3,13 +3,15 @@
 The `log` methods add what a run lacks and change nothing that it has, so each can be repeated.
 """
 
+import json
 import logging
 import os
 import shlex
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
 EXPERIMENT = "measured-vae"
 LOCK_SECONDS = 60  # creating a SQLite store takes 7
 BATCH = 1000  # metrics that MLflow takes in one call
+CHAMPION = "champion"  # alias of the best model in MLflow's registry
 
 # MLflow reads these when it is imported. A dead server then costs seconds instead of minutes.
 ENVIRONMENT = {
+    "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
@@ -38,6 +42,27 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+
+# What MLflow's pages show of this experiment. The kind opens them on runs instead of traces of language models. The
+# view, a tag that the table of runs reads (MLflow 3.17), has these columns in this order, and the best run first.
+VIEW = "results"
+COLUMNS = (
+    "validation.log_px", "test.log_px", "test.bits_per_dim", "test.trusted", "sample.recognised", "test.elbo",
+)  # fmt: skip
+
+
+def _view() -> str:
+    columns = [f"metrics.`{key}`" for key in COLUMNS]
+    state = {
+        "selectedColumns": columns,
+        "columnOrder": ["attributes.`Run Name`", *columns],
+        "orderByKey": columns[0],
+        "orderByAsc": False,
+    }
+    return json.dumps({"name": VIEW, "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
+
+
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", f"mlflow.sharedViewState.{VIEW}": _view()}
 
 Texts = Mapping[str, str]
 Point = tuple[str, float, int]  # key, value and step of a metric; a value of the whole run has step 0
@@ -116,14 +141,22 @@ class Store:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
         if not (experiment := self.client.get_experiment_by_name(name)):
             folder = artifacts()
-            return self.client.create_experiment(name, folder.as_uri() if folder else None)
+            return self.client.create_experiment(name, folder.as_uri() if folder else None, dict(EXPERIMENT_TAGS))
         if experiment.lifecycle_stage == "deleted":
             raise UserError(
                 f"the experiment {name} was deleted in MLflow; set MLFLOW_EXPERIMENT_NAME to another name, or restore "
                 f"it: MLFLOW_TRACKING_URI={shlex.quote(store_uri())} mlflow experiments restore "
                 f"--experiment-id {experiment.experiment_id}"
             )
+        for key, value in EXPERIMENT_TAGS.items():
+            if key not in experiment.tags:  # a store of older code; what a user chose stays
+                self.client.set_experiment_tag(experiment.experiment_id, key, value)
         return experiment.experiment_id
+
+    @property
+    def page(self) -> str:
+        """The path of the experiment's runs in MLflow's pages, with the columns of `COLUMNS`."""
+        return f"#/experiments/{self.experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
     def _close_dead_runs(self) -> None:
         """Runs whose process has ended on this machine become KILLED, at the time of their last metric."""
@@ -157,6 +190,25 @@ class Store:
         if self.search(f"attributes.run_id = '{run_id}' and attributes.status {other}"):
             self.client.set_terminated(run_id, status)
             self.changes += 1
+
+    @contextmanager
+    def system_metrics(self, run_id: str) -> Iterator[None]:
+        """Log the machine's load to a run every ten seconds, in a thread that ends with the block or its first failure.
+
+        `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false` turns it off.
+        """
+        from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+            yield
+            return
+        monitor = SystemMetricsMonitor(run_id, tracking_uri=self.client.tracking_uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
 
     def log(self, run_id: str, params: Texts, tags: Texts, points: Sequence[Point] = (), model_id: str = "") -> None:
         """Add the parameters, tags and points of metrics that the run lacks; join the metrics to a model."""
@@ -201,6 +253,34 @@ class Store:
         self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
         self.changes += 1
         return model.model_id
+
+    def champion(self, name: str) -> dict[str, str] | None:
+        """Tags of the version of a registered model that has the alias; None if no version has it."""
+        for found in self.client.search_registered_models(f"name = '{name}'"):
+            if CHAMPION in found.aliases:
+                return dict(self.client.get_model_version_by_alias(name, CHAMPION).tags)
+        return None
+
+    def register_champion(self, name: str, model_id: str, run_id: str, tags: Texts) -> None:
+        """Make a logged model a new version of a registered model, and move the alias to it."""
+        if not self.client.search_registered_models(f"name = '{name}'"):
+            self.client.create_registered_model(name)
+        # Not "models:/MODEL_ID" as the source: MLflow would look that up in its global store instead of this one.
+        source = self.client.get_logged_model(model_id).artifact_location
+        version = self.client.create_model_version(name, source, run_id, dict(tags), model_id=model_id)
+        self.client.set_registered_model_alias(name, CHAMPION, str(version.version))
+        self.changes += 1
+
+    def has_model(self, model_id: str) -> bool:
+        """Whether a logged model was not deleted."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_logged_model(model_id).status == "READY"
+        except MlflowException as error:
+            if is_refusal(error):
+                return False
+            raise
 
     def log_files(self, run_id: str, stage: str, paths: Sequence[Path], name: str) -> None:
         """Upload a stage's files. Earlier ones are replaced only if `name` is the run's name."""

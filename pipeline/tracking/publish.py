@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.storage.files import sha256
-from pipeline.tracking import provenance
+from pipeline.tracking import champion, provenance
 from pipeline.tracking.mlflow_store import Point, Store, is_refusal
 from pipeline.tracking.results import Results, of_revision
 
@@ -30,7 +30,8 @@ def publish(store: Store, results: Results, training: str | None = None) -> None
         training: id of the run that logged the training, if known.
 
     Raises:
-        Exception: whatever MLflow raises. If it refuses something for good, the runs end as FAILED.
+        Exception: whatever MLflow raises. If it refuses something for good, the runs end as FAILED. They stay FINISHED
+            if it refuses the champion only.
     """
     digest = sha256(results.model)
     measured = {stage: values for stage, values in results.metrics.items() if stage != "train"}
@@ -56,6 +57,7 @@ def publish(store: Store, results: Results, training: str | None = None) -> None
             raise
         for run in {training, measurement}:
             store.end_run(run, "FINISHED")
+        champion.update(store, results, digest, training, model)
 
 
 def epoch_points(row: Mapping[str, Any]) -> list[Point]:

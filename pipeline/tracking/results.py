@@ -33,6 +33,8 @@ class Results:
     code: Path
     parameters: dict[str, str]
     model: Path
+    dataset: str
+    binarise: str
     data_sha256: str
     pixels: int
     history: list[dict[str, float]]  # a row for each epoch
@@ -104,6 +106,8 @@ def _read(root: Path, stages: Stages, name: str, tags: dict[str, str], code: Pat
     sections = {key: settings[s][key] for s in settings for key in SECTIONS.get(s, (s,)) if key in settings[s]}
     return Results(
         name, tags, code, parameter_names(sections), model,
+        dataset=description.get("dataset", "data"),
+        binarise=description.get("binarise", "none"),
         data_sha256=description["data_sha256"],
         pixels=description["height"] * description["width"] * description.get("channels", 1),
         history=[{str(key): float(value) for key, value in row.items()} for row in rows],

@@ -1,4 +1,5 @@
-"""Logging to MLflow: `train` logs each epoch when it ends; train, evaluate, verify, compare, sample and report publish.
+"""Logging to MLflow: `train` logs each epoch when it ends, and the load of the machine; train, evaluate, verify,
+compare, sample and report publish.
 
 The files are the truth, and MLflow is computed from them. After its first failure a stage sends nothing more. The next
 stage that reaches the store, or `python -m pipeline.tracking sync`, publishes what is missing.
@@ -8,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -38,6 +40,7 @@ class Run:
         self._stage, self._params, self._arguments = stage, params, arguments
         self._store: Store | None = None
         self._training: str | None = None  # id of its run
+        self._monitor = ExitStack()  # logs the machine's load while it trains
         if not active or params.tracking.mode == "off":
             return
         try:
@@ -59,9 +62,15 @@ class Run:
         self._store = store
 
     def __enter__(self) -> "Run":
+        if self._store and self._training:
+            try:
+                self._monitor.enter_context(self._store.system_metrics(self._training))
+            except Exception as error:
+                self._give_up(error)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._monitor.close()
         if self._store:
             try:
                 self._close(self._store, kind)

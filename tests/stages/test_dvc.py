@@ -46,6 +46,15 @@ def test_a_temporary_experiment_is_listed_and_logged_to_the_same_store(clone: Pa
     assert [run[:2] for run in logged_runs(clone)] == [("flat", "FINISHED")]
 
 
+def test_the_trained_model_is_an_artifact_of_dvc(clone: Path, tmp_path: Path) -> None:
+    """DVC finds a version by a tag of git."""
+    sh(clone, "git", "tag", "-a", "vae@v1.0.0", "-m", "the first version")
+    for revision in ([], ["--rev", "v1.0.0"]):
+        sh(tmp_path, "dvc", "artifacts", "get", str(clone), "vae", *revision, "-o", "vae.safetensors", "--force")
+        assert (tmp_path / "vae.safetensors").read_bytes() == (clone / "models/vae.safetensors").read_bytes()
+        (tmp_path / "vae.safetensors").unlink()
+
+
 MEASURES = {"evaluate", "verify", "compare"}
 DRAWS = {"sample"}
 SHOWS = {"render", "report"}

@@ -155,3 +155,48 @@ def test_images_of_a_conditional_model_with_a_flow_have_their_labels(model: Trai
     assert cell(panel, 1, 4, 6, 5).flatten() == pytest.approx(decoded[4].numpy(), abs=1e-6)
     for column in (0, 6):
         assert cell(panel, 1, 7 + column, 6, 5).flatten() == pytest.approx(samples[column].numpy(), abs=1e-6)
+
+
+def repeated(log_px: float, recognised: float) -> dict[str, Any]:
+    """An outcome whose samples were judged."""
+    found = outcome(log_px)
+    sample = {"recognised": recognised, "recognised_se": 0.005}
+    found["metrics"]["reports/metrics/sample.json"] = {"data": {"sample": sample}}
+    return found
+
+
+def test_repetitions_have_the_spread_between_them_beside_the_error_over_images(
+    model: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 855, 858 and 861 the standard deviation is 3; fabricated errors over images are 3 nats and 0.5 %."""
+    monkeypatch.setattr(page, "load_experiment_model", lambda rev: model)
+    outcomes = {0.0: repeated(855.0, 0.3), 1.0: repeated(858.0, 0.4), 2.0: repeated(861.0, 0.5)}
+    page.write("seeds", STUDIES["seeds"], outcomes, Path("reports/studies"))
+    markdown = Path("reports/studies/seeds.md").read_text(encoding="utf-8")
+    assert "| log p(x) | 3 | 858.0 | 3.00 | 3.00 |" in markdown
+    assert "| recognised, % | 3 | 40.0 | 10.00 | 0.50 |" in markdown
+    html = Path("reports/studies/seeds.html").read_text(encoding="utf-8")
+    assert "<td>858.0</td><td>3.00</td><td>3.00</td>" in html
+    spreads = json.loads(Path("reports/studies/seeds.json").read_text(encoding="utf-8"))["spread"]
+    assert [(row["name"], row["between_seeds"]) for row in spreads] == [
+        ("log_px", 3.0), ("elbo", 0.0), ("recognised", pytest.approx(10.0)),
+    ]  # fmt: skip
+
+
+def test_one_repetition_has_no_spread_and_a_failed_one_does_not_count(
+    model: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "load_experiment_model", lambda rev: model)
+    outcomes = {0.0: outcome(855.0), 1.0: "epoch 3: the ELBO is no longer finite"}
+    page.write("seeds", STUDIES["seeds"], outcomes, Path("reports/studies"))
+    markdown = Path("reports/studies/seeds.md").read_text(encoding="utf-8")
+    assert "| log p(x) | 1 | 855.0 | – | 3.00 |" in markdown
+    assert "recognised" not in markdown.partition("standard deviation between seeds")[2]
+
+
+def test_other_studies_have_no_spread(model: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their experiments differ by more than chance."""
+    monkeypatch.setattr(page, "load_experiment_model", lambda rev: model)
+    page.write("latent", STUDIES["latent"], {2.0: repeated(1.0, 0.3), 4.0: repeated(2.0, 0.4)}, Path("reports/studies"))
+    assert "between seeds" not in Path("reports/studies/latent.md").read_text(encoding="utf-8")
+    assert "spread" not in json.loads(Path("reports/studies/latent.json").read_text(encoding="utf-8"))

@@ -22,6 +22,7 @@ def table(**changes: Any) -> pd.DataFrame:
         "log_px": [-18_158.0, 850.0, -700.0], "log_px_se": 3.0, "elbo": [-24_000.0, 740.0, -750.0], "elbo_se": 4.0,
         "reconstruction": [-23_900.0, 800.0, -730.0], "kl": [130.0, 58.0, 12.0],
         "trusted": [0.5, 0.99, 1.0], "ess_median": 100.0, "image_se_median": [0.02, 0.04, 0.06],
+        "recognised": [0.3, 0.4, 0.5], "recognised_se": 0.005,
     }  # fmt: skip
     return pd.DataFrame(columns | changes)
 
@@ -98,3 +99,20 @@ def test_without_gaussian_pixels_there_is_neither_a_ceiling_nor_a_residual() -> 
     panel = panel_of("residual", rows)
     assert not panel.lines
     assert texts(panel.texts) == ["only Gaussian pixels\nhave a residual"]
+
+
+def test_repetitions_have_their_errors_over_images_and_the_spread_between_them() -> None:
+    study = replace(STUDIES["seeds"], panels=("log_px_spread", "recognised_spread", "kl", "kl"))
+    axes: list[Any] = plot(study, table(value=[0.0, 1.0, 2.0], log_px=[855.0, 858.0, 861.0])).axes
+    panel, recognised = axes[:2]
+    assert panel.get_xscale() == "linear"
+    assert list(panel.get_xticks()) == [0, 1, 2]
+    (interval,) = panel.containers
+    assert list(y_of(interval.lines[0])) == [855, 858, 861]
+    (bars,) = interval.lines[2]
+    assert [segment[1][1] - segment[0][1] for segment in bars.get_segments()] == pytest.approx([6.0] * 3)
+    (band,) = panel.patches
+    extents = band.get_extents().transformed(panel.transData.inverted())
+    assert (extents.y0, extents.y1) == pytest.approx((855.0, 861.0))
+    (shares,) = recognised.containers
+    assert list(y_of(shares.lines[0])) == pytest.approx([30, 40, 50])

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -119,6 +120,44 @@ def test_the_run_of_a_dead_process_is_closed_as_killed_and_that_of_a_living_one_
     assert store.get_run(last).info.end_time == point.timestamp
     with living:
         pass
+
+
+def loads(project: Project) -> list[set[str]]:
+    """Names of the metrics of the machine's load that each run has."""
+    return [{key for key in run.data.metrics if key.startswith("system/")} for run in runs(project)]
+
+
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_the_load_of_the_machine_is_logged_while_a_model_trains(
+    project: Project, enabled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", enabled)
+    with project.run("train") as run:
+        run.log_epoch(project.epoch(1))
+        deadline = time.monotonic() + 30
+        while enabled == "true" and not loads(project)[0] and time.monotonic() < deadline:
+            time.sleep(0.1)
+        project.write_training(1)
+    project.commit("train")
+    project.evaluate(5.0)
+    [found] = loads(project)
+    assert ("system/cpu_utilization_percentage" in found) == (enabled == "true")
+    assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+    assert [run.info.status for run in runs(project)] == ["FINISHED"]
+
+
+def test_the_thread_that_logs_the_load_ends_with_a_training_that_fails_and_harms_none(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    with pytest.raises(ValueError, match="stop"), project.run("train"), full_store(project):
+        time.sleep(1)
+        raise ValueError("stop")
+    assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+    assert loads(project) == [set()]
+    assert capsys.readouterr().err == ""
+    assert [run.info.status for run in runs(project)] == ["FAILED"]
 
 
 def use_port(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
