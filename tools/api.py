@@ -72,7 +72,7 @@ def signature(source: str, node: Definition) -> str:
     fields = [lines[item.lineno - 1] for item in node.body if isinstance(item, ast.AnnAssign)]
     if any(ast.unparse(base) == "Protocol" for base in node.bases):
         fields += [f"    def {_call(item)}" for item in node.body if isinstance(item, ast.FunctionDef)]
-    return "\n".join([f"class {node.name}:", *(fields or ["    ..."])])
+    return "\n".join([f"class {node.name}:", *fields]) if fields else f"class {node.name}: ..."
 
 
 def _call(node: ast.FunctionDef) -> str:

@@ -65,7 +65,13 @@ def test_a_page_has_every_value_and_every_failure_and_loads_nothing(
     assert "<script" not in html
     assert "&lt;the ELBO&gt; is no longer finite" in html
     markdown = Path(f"reports/studies/{name}.md").read_text(encoding="utf-8")
-    for text in (STUDIES[name].story, "| 32 | −1.2", "| 64 | 12.5 ± 3.0 | 3.00 | ", "| 128 | epoch 3", f"({name}_images.png)"):
+    for text in (
+        STUDIES[name].story,
+        "| 32 | −1.2",
+        "| 64 | 12.5 ± 3.0 | 3.00 | ",
+        "| 128 | epoch 3",
+        f"({name}_images.png)",
+    ):
         assert text in markdown
     numbers = json.loads(Path(f"reports/studies/{name}.json").read_text(encoding="utf-8"))
     assert [row["log_px"] for row in numbers["experiments"]] == [-1.25, 12.5]

@@ -20,7 +20,7 @@ from pipeline.model.observations import OBSERVATIONS
 from pipeline.report.html import DrawnPicture, data_uri, format_number, load_pictures, render, untrusted
 from pipeline.report.model_text import OBJECTIVE_TEXTS, OBSERVATION_TEXTS, PRIOR_TEXTS
 from pipeline.report.parameters import read_parameters
-from pipeline.report.pictures import PICTURES
+from pipeline.report.pictures import PICTURES, Section
 from pipeline.report.sample_text import SAMPLE_ROWS
 from pipeline.report.standing import Difference
 
@@ -371,6 +371,17 @@ def test_metrics_that_do_not_exist_are_dashes(params: Params, template: str, lin
     page = render(template, one)
     assert all(line in page for line in lines)
     assert not any(line in render(template, whole) for line in lines)
+
+
+@pytest.mark.parametrize("section", get_args(Section))
+def test_every_section_shows_its_pictures_once(params: Params, section: Section) -> None:
+    html = render("report.html.jinja", values(params, pictures=[DrawnPicture(section, "new", "New", "Text.", PNG)]))
+    assert html.count("<figcaption><b>New.</b> Text.</figcaption>") == 1
+
+
+def test_the_contents_name_every_section(params: Params) -> None:
+    html = render("report.html.jinja", values(params))
+    assert re.findall(r'<li><a href="#(\w+)">', html) == re.findall(r'<h2 id="(\w+)">', html)
 
 
 def test_a_caption_follows_its_title(params: Params) -> None:

@@ -210,11 +210,11 @@ def test_every_picture_has_a_title_and_says_what_to_see(name: str) -> None:
 def test_a_new_picture_takes_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "PICTURES", {})
 
-    @picture("Title", "Caption.")
+    @picture("draws", "Title", "Caption.")
     def new(scene: Scene) -> Figure:
         return Figure()
 
-    assert list(pictures.PICTURES.items()) == [("new", Picture("Title", "Caption.", new))]
+    assert list(pictures.PICTURES.items()) == [("new", Picture("draws", "Title", "Caption.", new))]
 
 
 def test_the_seed_and_the_name_of_a_picture_choose_its_images(tiny: Dataset) -> None:

@@ -26,7 +26,8 @@ def use(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["use", *words])
         code = run_cli(main)
-        return code, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        return code, out, err
 
     return run
 
