@@ -75,7 +75,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[256, 4096, 65_536])
     options = parser.parse_args()
     with temporary_clone() as folder:
-        configure(folder, (presets.load("chaos") if options.small else {}) | {"data": {"name": options.data}})
+        configure(
+            folder,
+            (presets.load("chaos") if options.small else {})
+            | {"data": {"name": options.data, "path": None, "sha256": None}},
+        )
         remove_results(folder)
         fixed = {stage: round(fixed_cost(folder, stage, options.rounds), 2) for stage in STAGES}
         print("fixed cost:", ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in fixed.items()), flush=True)

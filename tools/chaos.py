@@ -111,7 +111,7 @@ def main() -> None:
     options = parser.parse_args()
     choose = random.Random(options.seed)  # noqa: S311
     with temporary_clone() as folder:
-        configure(folder, presets.load("chaos") | {"data": {"name": options.data}})
+        configure(folder, presets.load("chaos") | {"data": {"name": options.data, "path": None, "sha256": None}})
         remove_results(folder)
         expected, seconds = run_undisturbed(folder)
         print(f"undisturbed: {seconds:.0f} s", flush=True)

@@ -1,6 +1,7 @@
 """Your own images: pinned by a digest, checked, and split into training and test images."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +83,7 @@ def digest(path: Path) -> str:
     found = hashlib.sha256()
     for name, file in files(path).items():
         content = file.read_bytes()
-        found.update(content if file == path else f"{name} {len(content)}\n".encode() + content)
+        found.update(content if file == path else os.fsencode(f"{name} {len(content)}\n") + content)
     return found.hexdigest()
 
 
