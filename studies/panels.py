@@ -96,7 +96,8 @@ def _spread(panel: Axes, table: pd.DataFrame, name: str) -> None:
     panel.errorbar(
         table["value"], values, table[f"{name}_se"], color=BLUE, marker="o", ls="", label="± 1 se over images"
     )
-    panel.legend(fontsize=8)
+    panel.margins(x=0.08, y=0.2)  # room for the legend
+    panel.legend(fontsize=8, ncol=2, loc="upper center")
 
 
 def residual(panel: Axes, table: pd.DataFrame) -> None:
