@@ -38,6 +38,7 @@ def main() -> None:
     inputs = ("data", "model", "table", "log_weights", "probes", *metrics, "figures", "pictures", "overview")
     arguments = parse_paths(__doc__, *inputs, "html", "markdown", "explorer")
     params = load_params()
+    dataset = load_dataset(arguments.data)
     vae, description, model_sha256 = load_model(arguments.model, torch.device("cpu"))
     images = description.images
     table = read_parquet(arguments.table, "label", "trusted", "log_px", "prior_log_px")

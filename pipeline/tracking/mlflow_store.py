@@ -284,7 +284,8 @@ class Store:
 
     def log_files(self, run_id: str, stage: str, paths: Sequence[Path], name: str) -> None:
         """Upload a stage's files. Earlier ones are replaced only if `name` is the run's name."""
-        files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        # Sorted, since a stage and dvc.lock name them in different orders.
+        files = [file for path in sorted(paths) for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
         run, tag, digest = self.client.get_run(run_id), f"artifacts.{stage}", sha256(*files)
         logged = run.data.tags.get(tag)
         if logged == digest or (logged and run.info.run_name != name):

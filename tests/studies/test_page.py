@@ -88,8 +88,8 @@ def test_experiments_on_one_image_have_no_standard_error(model: TrainedModel, mo
         del test[name]
     page.write("latent", STUDIES["latent"], {2.0: one, 4.0: outcome(12.5)}, Path("reports/studies"))
     markdown = Path("reports/studies/latent.md").read_text(encoding="utf-8")
-    assert "| 2 | −1.2 ± – | 3.0 ± – |" in markdown
-    assert "| 4 | 12.5 ± 3.0 | 3.0 ± 3.0 |" in markdown
+    assert "| 2 | −1.2 ± – | 3.00 | 3.0 ± – |" in markdown
+    assert "| 4 | 12.5 ± 3.0 | 3.00 | 3.0 ± 3.0 |" in markdown
     rows = json.loads(Path("reports/studies/latent.json").read_text(encoding="utf-8"))["experiments"]
     assert [row["log_px_se"] for row in rows] == [None, 3.0]
 

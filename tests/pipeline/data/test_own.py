@@ -368,5 +368,5 @@ def test_malformed_images_get_one_message_that_ends_in_a_remedy(tmp_path: Path, 
 
 def test_a_single_image_is_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png("L"))
-    with pytest.raises(UserError, match=r"one file is an \.npz file or an IDX file; give one of these, or a folder"):
+    with pytest.raises(UserError, match=r"there are 1 training and 0 test images; at least 10 and 2 are needed"):
         read_own(str(tmp_path / "a.png"), 0)
