@@ -66,7 +66,7 @@ bench: $(READY) ## Measure speed and memory into reports/benchmarks; needs `make
 audit: $(READY) ## Search the locked packages for known vulnerabilities; needs PyPI.
 	$(UV) tool run pip-audit --requirement requirements.lock --no-deps --disable-pip
 
-test: $(READY) ## Run the fast tests, on two cores: under five minutes.
+test: $(READY) ## Run the fast tests, on two cores: under ten minutes.
 	pytest -q -m "not slow" $(PARALLEL)
 
 # The slow tests use both cores themselves, and some kill processes after a time: they run one by one.

@@ -24,6 +24,8 @@ def obstacle(vae: VAE, settings: Model) -> str | None:
             f"This model has the network “{settings.network}”. The page runs fully connected networks only "
             "(model.network: mlp)."
         )
+    if vae.images.channels > 1:
+        return "This model is one of colour images. The page draws grey images only."
     largest = MOST_BYTES - OTHER_BYTES
     size = 4 * -(-_weights(vae).numel() * 2 // 3)  # base64 writes three bytes as four characters
     if size > largest:

@@ -246,6 +246,14 @@ def test_a_conditional_model_shows_the_weights_of_the_own_label() -> None:
 )
 def test_a_model_that_does_not_fit_gets_a_page_that_says_so(tiny: Dataset, changes: dict[str, Any], words: str) -> None:
     images = torch.zeros(20, 28, 28, dtype=torch.uint8)
+    says_nothing_to_play(tiny, images, changes, words)
+
+
+def test_a_model_of_colour_images_gets_a_page_that_says_so(tiny: Dataset) -> None:
+    says_nothing_to_play(tiny, torch.zeros(20, 3, 28, 28, dtype=torch.uint8), {}, "The page draws grey images only")
+
+
+def says_nothing_to_play(tiny: Dataset, images: Tensor, changes: dict[str, Any], words: str) -> None:
     dataset = Dataset("large", 17, images, tiny.test_labels, images, tiny.test_labels)
     settings = model_settings(**changes)
     page = explorer(VAE(settings, dataset.format("none")), settings, dataset, pd.DataFrame(), [])
