@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.errors import UserError
 from tools import presets
 from tools.clones import PATH
+from tools.table import show
 
 
 def environment() -> dict[str, str]:
@@ -22,13 +23,8 @@ def experiments() -> dict[str, dict[str, Any]]:
     Raises:
         UserError: if DVC cannot list them.
     """
-    shown = subprocess.run(
-        [*presets.DVC, "exp", "show", "--json"], env=environment(), capture_output=True, text=True, check=False
-    )
-    if shown.returncode:
-        raise UserError(f"dvc exp show failed: {shown.stderr.strip()}")
     found: dict[str, dict[str, Any]] = {}
-    for commit in json.loads(shown.stdout):
+    for commit in json.loads(show()):
         for experiment in commit.get("experiments") or []:
             last = experiment["revs"][-1]
             if last.get("data"):

@@ -68,7 +68,7 @@ def with_values(text: str, values: dict[str, str]) -> str:
 
 
 def quoted(value: str) -> str:
-    """A text in YAML: a digest of digits only is then no number, and a path may contain anything."""
+    """A text in quotes, so that YAML reads no number or comment in it."""
     return "'" + value.replace("'", "''") + "'"
 
 

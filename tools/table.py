@@ -60,7 +60,7 @@ def main() -> None:
     print(table(found, max(LEAST, shutil.get_terminal_size((WIDTH, 24)).columns)))
 
 
-def show(options: Sequence[str]) -> str:
+def show(options: Sequence[str] = ()) -> str:
     """What `dvc exp show --json` prints.
 
     Raises:

@@ -15,7 +15,7 @@ from pipeline.data.image_format import ImageFormat, as_pictures
 from pipeline.data.own import as_tensor
 from pipeline.data.own_files import IMAGE_FILES, OwnImagesError, Part, files, read
 from pipeline.errors import UserError
-from pipeline.report import plotting
+from pipeline.report import model_plots, plotting
 from pipeline.storage.files import atomic, write_text
 from pipeline.storage.tables import write_parquet
 
@@ -37,7 +37,7 @@ def read_images(path: Path, images: ImageFormat, first: int | None) -> Given:
 
     Args:
         images: of the model. Levels of a pixel are compared here, everything else when the images are used.
-        first: only so many; None takes all.
+        first: number of images to take from the start; None takes all.
 
     Raises:
         UserError: if they cannot be read, or have another number of levels.
@@ -114,20 +114,15 @@ def write_table(path: Path | None, table: pd.DataFrame) -> None:
 
 def _grid(shown: Tensor, levels: int, above: Tensor | None) -> plotting.Figure:
     """Rows of images; with `above`, a row of these over each row."""
-    sets = [shown] if above is None else [above, shown]
     columns = min(COLUMNS, len(shown))
-    rows = -(-len(shown) // columns)
-    cells = np.zeros((rows * columns, len(sets), *_pictures(shown[:1], levels).shape[1:]))
-    for number, images in enumerate(sets):
-        cells[: len(images), number] = _pictures(images, levels)
-    grid = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
-    labels = ["given", "decoded"] * rows if len(sets) == 2 else []
-    return plotting.grid(grid.reshape(-1, *grid.shape[2:]), row_labels=labels)
+    if above is None:
+        return plotting.grid(plotting.in_rows(_pictures(shown, levels), columns))
+    return model_plots.reconstructions(_pictures(above, levels), _pictures(shown, levels), columns)
 
 
 def _pictures(images: Tensor, levels: int) -> np.ndarray:
     """As figures show them, in [0, 1]."""
-    return as_pictures(images.flatten(1).numpy() / (levels - 1), tuple(images.shape[1:]))
+    return _channels_last(images) / (levels - 1)
 
 
 def _channels_last(images: Tensor) -> np.ndarray:

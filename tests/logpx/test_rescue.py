@@ -121,13 +121,15 @@ def test_annealing_from_the_refitted_proposal_has_the_density(
     assert evaluations.tolist() == [2 * 64 * (1 + 10 * 3) + 1024 + annealing] * 8
 
 
+def second_image_fails(log_w: Tensor) -> Diagnosis:
+    """The diagnosis of three images, in which importance samples of the second one are not trusted."""
+    found = diagnose(log_w)
+    return found._replace(trusted=torch.tensor([True, False, True])) if len(log_w) == 1024 else found
+
+
 def test_only_images_that_fail_are_annealed(
     linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def second_image_fails(log_w: Tensor) -> Diagnosis:
-        found = diagnose(log_w)
-        return found._replace(trusted=torch.tensor([True, False, True])) if len(log_w) == 1024 else found
-
     x = linear.sample(3, generator)
     before, cost = rescue.rescue(prepared(linear, x), wrong(linear, x))
     monkeypatch.setattr(rescue, "diagnose", second_image_fails)
@@ -141,11 +143,6 @@ def test_the_log_weights_that_are_kept_are_those_of_the_result(
     linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second image is annealed: its first weights are replaced."""
-
-    def second_image_fails(log_w: Tensor) -> Diagnosis:
-        found = diagnose(log_w)
-        return found._replace(trusted=torch.tensor([True, False, True])) if len(log_w) == 1024 else found
-
     monkeypatch.setattr(rescue, "diagnose", second_image_fails)
     x, kept = linear.sample(3, generator), dict[int, Tensor]()
     found, _ = rescue.rescue(replace(prepared(linear, x), log_weights=kept), wrong(linear, x))
