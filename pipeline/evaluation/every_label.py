@@ -10,6 +10,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from logpx.block import Settings
+from logpx.estimator import estimate_whole
+from pipeline.evaluation.settings import prepare
+from pipeline.model.labels import Labels
 from pipeline.model.vae import VAE
 
 Columns = dict[str, Tensor]
@@ -17,6 +20,15 @@ Estimate = Callable[[str, Tensor, Tensor, Settings], Columns]  # of images with 
 
 DOUBT = 0.01  # largest share of p(x) from labels whose estimate is not trusted
 GIVEN = "_given_label"  # ends the names of columns about log p(x | y)
+
+
+def estimates(vae: VAE) -> Callable[[str, Tensor, Labels, Settings], Columns]:
+    """Measures images at once, in one process and without saving unfinished work."""
+
+    def estimate(_: str, x: Tensor, y: Labels, settings: Settings) -> Columns:
+        return estimate_whole(prepare(vae, x, y, settings))._asdict()
+
+    return estimate
 
 
 def sum_over_labels(

@@ -6,7 +6,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from logpx import estimator
 from logpx.block import Settings
 from pipeline.config import Compare, Model
 from pipeline.data.dataset import Dataset
@@ -15,10 +14,8 @@ from pipeline.data.probes import PROBES, Digits
 from pipeline.data.sources import get_dataset, image_shape
 from pipeline.errors import UserError
 from pipeline.evaluation.baselines import baselines as fit_baselines
-from pipeline.evaluation.every_label import Columns, sum_over_labels
-from pipeline.evaluation.settings import prepare
+from pipeline.evaluation.every_label import estimates, sum_over_labels
 from pipeline.evaluation.summary import Metrics, mean_and_error, rounded
-from pipeline.model.labels import Labels
 from pipeline.model.vae import VAE
 
 
@@ -61,10 +58,7 @@ def measure(vae: VAE, kind: str, images: Tensor, labels: Tensor, compare: Compar
     """
     x = vae.images.read_fixed(images, compare.seed).to(vae.prior.zero.device)
     fewer = replace(settings, samples=compare.samples, budget=compare.samples, seed=compare.seed)
-
-    def estimate(_: str, x: Tensor, y: Labels, settings: Settings) -> Columns:
-        return estimator.estimate_whole(prepare(vae, x, y, settings))._asdict()
-
+    estimate = estimates(vae)
     found = sum_over_labels(vae, estimate, x, fewer) if vae.classes else estimate(kind, x, None, fewer)
     return pd.DataFrame({"kind": kind, "label": labels.numpy(), "log_px": found["log_px"], "trusted": found["trusted"]})
 

@@ -20,14 +20,12 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from logpx.block import Settings
-from logpx.estimator import estimate_whole
 from logpx.noise import BLOCK
 from pipeline.data.image_format import ImageFormat
 from pipeline.errors import UserError
 from pipeline.evaluation.elbo import elbos
-from pipeline.evaluation.every_label import Columns, sum_over_labels
+from pipeline.evaluation.every_label import estimates, sum_over_labels
 from pipeline.evaluation.samples import grey_mean
-from pipeline.evaluation.settings import prepare
 from pipeline.model.checkpoint import TrainedModel, load_model
 from pipeline.model.labels import Labels
 from pipeline.model.vae import VAE
@@ -135,11 +133,7 @@ def measure(model: TrainedModel, images: Images, seed: int = 1) -> pd.DataFrame:
     vae = model.vae
     check_images(vae.images, images)
     x = vae.images.read_fixed(images, seed).to(vae.prior.zero)
-    settings = Settings(seed=seed)
-
-    def estimate(_: str, x: Tensor, y: Labels, settings: Settings) -> Columns:
-        return estimate_whole(prepare(vae, x, y, settings))._asdict()
-
+    settings, estimate = Settings(seed=seed), estimates(vae)
     y = likeliest(vae, x, seed) if vae.classes else None
     found = estimate("", x, y, settings)
     columns = {"log_px": found["log_px"], "log_px_se": found["standard_error"], "trusted": found["trusted"]}
