@@ -31,6 +31,11 @@ PROPOSAL_TEXTS = {
     "encoder": "The encoder as proposal",
     "prior": "The prior as proposal",
 }
+# Of the page, in the order in which it runs them.
+SCRIPTS = (
+    "explorer_model.js", "explorer_plots.js", "explorer_images.js", "explorer_encoder.js", "explorer_latent.js",
+    "explorer.js",
+)  # fmt: skip
 # Of the histograms of log w − log(mean w), nats. Values outside count in the first and the last bin.
 BINS = {"low": -12.0, "step": 0.5, "bins": 44}
 
@@ -65,8 +70,8 @@ def explorer(
     if reason is None:
         content = payload(vae, settings, dataset, table, log_weights) | {"proposal": PROPOSAL_TEXTS[proposal]}
         values["payload"] = _json(content)
-        for name in ("explorer_model", "explorer_plots", "explorer"):
-            values[name] = Markup((TEMPLATES / f"{name}.js").read_text(encoding="utf-8"))  # noqa: S704 (our own files)
+        # Markup is safe here: these are our own files.
+        values["scripts"] = [Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in SCRIPTS]  # noqa: S704
     return render("explorer.html.jinja", values)
 
 
@@ -97,7 +102,9 @@ def payload(
         "rounding": _number(255 * rounding_cost(vae, x[:count], labels[:count])),
         "height": height,
         "width": width,
+        "levels": vae.images.levels,
         "binarised": vae.images.binarise != "none",
+        "conditional": vae.classes > 0,
         "classes": sorted(set(labels.tolist()) | set(vae.labels())),
         "shares": vae.shares,
         "colours": CLASS_COLOURS,
