@@ -19,12 +19,12 @@ from pipeline.model.vae import VAE
 from pipeline.report.explorer_model import describe, obstacle, rounding_cost
 from pipeline.report.html import TEMPLATES, render
 from pipeline.report.plotting import CLASS_COLOURS
+from pipeline.report.wording import DIGITS
 from pipeline.storage.files import unusable
 from pipeline.storage.tensors import load_tensors
 
 POINTS = 2_000  # most test images on the map
 SLIDERS = 8  # most coordinates with a slider
-DIGITS = ("mnist", "digits")  # data sets whose images are called digits
 PROPOSAL_TEXTS = {
     "mixture": "Proposal fitted to this image",
     "laplace": "Proposal fitted to this image",
@@ -58,8 +58,8 @@ def explorer(
     """
     reason = obstacle(vae, settings)
     values: dict[str, Any] = {
-        "name": dataset.name,
-        "thing": "digit" if dataset.name in DIGITS else "image",
+        "name": "own images" if dataset.name == "own" else dataset.name,
+        "digits": dataset.name in DIGITS,
         "model": settings,
         "latent": vae.latent,
         "conditional": vae.classes > 0,
