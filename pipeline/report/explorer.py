@@ -60,6 +60,7 @@ def explorer(
     values: dict[str, Any] = {
         "name": "own images" if dataset.name == "own" else dataset.name,
         "digits": dataset.name in DIGITS,
+        "labelled": dataset.labelled,
         "model": settings,
         "latent": vae.latent,
         "conditional": vae.classes > 0,
@@ -105,6 +106,7 @@ def payload(
         "levels": vae.images.levels,
         "binarised": vae.images.binarise != "none",
         "conditional": vae.classes > 0,
+        "labelled": dataset.labelled,
         "classes": sorted(set(labels.tolist()) | set(vae.labels())),
         "shares": vae.shares,
         "colours": CLASS_COLOURS,

@@ -5,7 +5,7 @@ const ExplorerEncoder = (() => {
   const { load, normals, summary, histogram, clamp } = ExplorerModel;
   const { number, percent, style } = ExplorerPlots;
   const { find, data, show, count, target, testImage, grey, position, ARROWS, addChoices } = ExplorerImages;
-  const { measuredRows, fittedText, largestText, drawWeights, addBrowsing } = ExplorerImages;
+  const { withClass, measuredRows, fittedText, largestText, drawWeights, addBrowsing } = ExplorerImages;
   const { height, width, conditional, measured, classes, labels } = data;
   const LIVE_SAMPLES = 128; // importance samples of the encoder, drawn in the page
   const AT_ONCE = 16; // of these between two looks at the controls
@@ -74,7 +74,7 @@ const ExplorerEncoder = (() => {
     show(find("reconstruction"), state.mean);
     ExplorerPlots.encoding(find("encoding"), state.q);
     find("source").textContent =
-      state.test === null ? "your drawing" : `test image ${state.test + 1} of ${count}, class ${labels[state.test]}`;
+      state.test === null ? "your drawing" : withClass(`test image ${state.test + 1} of ${count}`, state.test);
     if (conditional) {
       const automatic = state.test === null ? `likeliest: ${state.label}` : `its own: ${state.label}`;
       find("given").querySelector("span").textContent = state.chosenLabel === null ? automatic : "automatic";

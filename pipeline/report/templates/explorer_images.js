@@ -16,6 +16,7 @@ const ExplorerImages = (() => {
   const bytes = bytesOf(data.images), pixels = bytes.length / count;
   const testImage = (index) => Array.from(bytes.subarray(index * pixels, (index + 1) * pixels));
   const grey = (v) => v.map((value) => value / (levels - 1));
+  const withClass = (text, index) => (data.labelled ? `${text}, class ${labels[index]}` : text);
 
   // Where a pointer is on an element, as fractions of its width and height.
   function position(element, event) {
@@ -94,7 +95,7 @@ const ExplorerImages = (() => {
     const verdict = measured.trusted[candidate] ? "trusted" : "not trusted";
     const value = `${target} = ${orNone(measured.value[candidate])} nats, ${verdict}`;
     const corners = measured.trusted.every(Boolean) ? "" : " Orange corner: not trusted.";
-    find("picker-text").textContent = `Image ${candidate + 1}, class ${labels[candidate]}: ${value}.${corners}`;
+    find("picker-text").textContent = `${withClass(`Image ${candidate + 1}`, candidate)}: ${value}.${corners}`;
     const aria = { valuemin: 1, valuemax: count, valuenow: candidate + 1, valuetext: find("picker-text").textContent };
     for (const [name, content] of Object.entries(aria)) sheet.setAttribute(`aria-${name}`, content);
   }
@@ -144,7 +145,7 @@ const ExplorerImages = (() => {
   }
 
   return {
-    find, data, show, count, target, testImage, grey, position, ARROWS, addChoices, measuredRows, fittedText,
+    find, data, show, count, target, testImage, grey, withClass, position, ARROWS, addChoices, measuredRows, fittedText,
     largestText, drawWeights, pick, addBrowsing,
   };
 })();

@@ -6,7 +6,7 @@ const ExplorerLatent = (() => {
   const { number, percent, subscript, style, prepared, disc } = ExplorerPlots;
   const { find, data, show, count, testImage, grey, position, ARROWS, addChoices, pick } = ExplorerImages;
   const { state, model, known, dequantised } = ExplorerEncoder;
-  const { conditional, classes, labels } = data;
+  const { conditional, labelled, classes, labels } = data;
   const { latent, oneHot } = model;
   const symbol = model.couplings.length ? "ε" : "z";
 
@@ -160,14 +160,15 @@ const ExplorerLatent = (() => {
 
   function describePlane() {
     const names = order.slice(0, 2).sort((a, b) => a - b).map((d) => symbol + subscript(d + 1));
-    if (latent === 1) return `Encodings of test images: ${symbol} from left to right, their class as the height.`;
+    const height = labelled ? ", their class as the height" : "";
+    if (latent === 1) return `Encodings of test images: ${symbol} from left to right${height}.`;
     if (data.map.separated) return "Encodings of test images, in the plane that separates the classes best.";
     const mixed = conditional ? " The classes lie over each other, because the label says the class already." : "";
     return `Encodings of test images: coordinates ${names.join(" and ")}.${mixed}`;
   }
 
   function drawKey() {
-    const entries = classes.map((label) => {
+    const entries = (labelled ? classes : []).map((label) => {
       const entry = document.createElement("span"), dot = document.createElement("i");
       dot.style.background = colour(label);
       entry.append(dot, String(label));
@@ -201,8 +202,8 @@ const ExplorerLatent = (() => {
   function drawFraction() {
     const t = Number(find("fraction").value);
     show(find("between"), onPath(t));
-    const [from, to] = [labels[ends.start], labels[ends.end]];
-    find("between-text").textContent = `${percent(t)} of the way from class ${from} to class ${to}`;
+    const [from, to] = [ends.start, ends.end].map((i) => (labelled ? `class ${labels[i]}` : `image ${i + 1}`));
+    find("between-text").textContent = `${percent(t)} of the way from ${from} to ${to}`;
   }
   function stop() {
     clearTimeout(playing);

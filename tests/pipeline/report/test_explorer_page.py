@@ -14,7 +14,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.model.vae import VAE
 from pipeline.report.explorer import explorer
 from tests.pipeline.report.made_up import SIZES, bars, make_vae, measured
-from tests.support import model_settings
+from tests.support import model_settings, unlabelled
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
@@ -83,6 +83,13 @@ def test_another_test_image_is_encoded_and_shown_with_its_measurements(
 ) -> None:
     sigma = SIGMA if name == "gaussian" else set()
     assert set(seen[name][action]) == IMAGE | sigma | {"source", "fitted"}
+
+
+@BOTH
+def test_labelled_images_are_shown_with_their_class(seen: dict[str, dict[str, Any]], name: str) -> None:
+    assert seen[name]["picker text"].startswith("Image 4, class 3: log p(x")
+    assert "of the way from class 0 to class 1" in seen[name]["path"]
+    assert "class" in seen[name]["text"]
 
 
 @BOTH
@@ -168,6 +175,17 @@ def test_the_page_follows_the_colour_scheme(seen: dict[str, dict[str, Any]]) -> 
     # So do images: 0 has the colour of the page.
     assert seen["gaussian"]["blank"] == [255, 255, 255]
     assert seen["conditional"]["blank"] == [22, 24, 26]
+
+
+@pytest.mark.parametrize("latent", [1, 5])
+def test_images_without_labels_have_no_class(tmp_path: Path, latent: int) -> None:
+    seen = browse(page_of(unlabelled(bars()), observation="gaussian", latent=latent), tmp_path, 1000)
+    assert seen["console"] == []
+    assert "error" not in seen
+    assert seen["first"] == "test image 1 of 20"
+    assert seen["picker text"].startswith("Image 4: log p(x) = –")
+    assert "of the way from image 1 to image 20" in seen["path"]
+    assert not re.search("class|label", seen["text"] + seen["picker text"])
 
 
 def test_a_model_that_cannot_run_gets_a_page_without_an_error(tmp_path: Path) -> None:
