@@ -5,7 +5,7 @@ const ExplorerEncoder = (() => {
   const { load, normals, summary, histogram, clamp } = ExplorerModel;
   const { number, percent, style } = ExplorerPlots;
   const { find, data, show, count, target, testImage, grey, position, ARROWS, addChoices } = ExplorerImages;
-  const { withClass, measuredRows, fittedText, largestText, drawWeights, addBrowsing } = ExplorerImages;
+  const { withClass, measuredRows, largestText, drawWeights, drawFitted, drawRows, addBrowsing } = ExplorerImages;
   const { height, width, conditional, measured, classes, labels } = data;
   const LIVE_SAMPLES = 128; // importance samples of the encoder, drawn in the page
   const AT_ONCE = 16; // of these between two looks at the controls
@@ -100,13 +100,10 @@ const ExplorerEncoder = (() => {
     // What was measured is of the image with its own label.
     const own = state.test !== null && (!conditional || state.label === labels[state.test]);
     const live = state.weights && summary(state.weights);
-    const rows = own ? measuredRows(state.test) : [["ELBO", bound(live)]];
-    find("density").innerHTML = rows.map(([name, value]) => `<dt>${name}</dt><dd>${value}</dd>`).join("");
-    const bins = own ? measured.histogram[state.test] : null;
+    drawRows(own ? measuredRows(state.test) : [["ELBO", bound(live)]]);
+    drawFitted(own ? state.test : null);
     const finite = live !== null && Number.isFinite(live.logMean);
-    find("fitted").hidden = !bins;
     find("live").hidden = !finite;
-    if (bins) drawWeights("fitted", bins, fittedText(state.test));
     if (finite) drawWeights("live", histogram(state.weights, data.bins), liveText(live));
   }
 

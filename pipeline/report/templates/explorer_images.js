@@ -63,6 +63,15 @@ const ExplorerImages = (() => {
     ExplorerPlots.weights(find(id).querySelector("svg"), bins, data.bins);
     find(id).querySelector("figcaption").innerHTML = caption;
   }
+  // The histogram of an image's measured weights. It is hidden if they are not finite, or if `index` is null.
+  function drawFitted(index) {
+    const bins = index === null ? null : measured.histogram[index];
+    find("fitted").hidden = !bins;
+    if (bins) drawWeights("fitted", bins, fittedText(index));
+  }
+  function drawRows(rows) {
+    find("density").innerHTML = rows.map(([name, value]) => `<dt>${name}</dt><dd>${value}</dd>`).join("");
+  }
 
   // --- the picker of test images ---
 
@@ -145,7 +154,7 @@ const ExplorerImages = (() => {
   }
 
   return {
-    find, data, show, count, target, testImage, grey, withClass, position, ARROWS, addChoices, measuredRows, fittedText,
-    largestText, drawWeights, pick, addBrowsing,
+    find, data, show, count, target, testImage, grey, withClass, position, ARROWS, addChoices, measuredRows,
+    largestText, drawWeights, drawFitted, drawRows, pick, addBrowsing,
   };
 })();
