@@ -1,4 +1,7 @@
-"""The page of the study `models`: models.html, which opens offline, models.md, models.json and the pictures of both."""
+"""The page of the study `models`: models.html, which opens offline, models.md, models.json and the pictures of both.
+
+The README shows a picture of some of the models, models_story.png.
+"""
 
 import json
 import math
@@ -12,11 +15,12 @@ from pipeline.config import read_yaml
 from pipeline.data.image_format import ImageFormat
 from pipeline.evaluation import ladder
 from pipeline.report import html, plotting
+from pipeline.report.plotting import GREY as SOFT
 from pipeline.report.plotting import Figure
 from pipeline.storage.files import write_json, write_text
 from studies import models_figure
 from studies.records import PARAMS, ROOT, SAMPLES, Record, changed_settings
-from studies.rungs import DEFAULT, RUNGS, Text
+from studies.rungs import DEFAULT, RUNGS, STORY, Text
 from tools import presets
 
 GREY = ImageFormat(*ladder.MNIST)
@@ -58,6 +62,8 @@ def write(records: Mapping[str, Record], folder: Path) -> None:
     drawn = [record for record in mnist if samples_path(record, folder).is_file()]
     if drawn:
         plotting.save(draw_samples(drawn, folder), folder / "models_samples.png")
+    if story := [records[name] for name in STORY if records.get(name) in drawn]:
+        plotting.save(draw_story(story, folder), folder / "models_story.png")
     published = ladder.published("mnist", "none") + ladder.published("mnist", "dynamic")
     pictures = ["models", "models_binarised", *(["models_samples"] if drawn else [])]
     values = {
@@ -87,6 +93,20 @@ def draw_samples(records: Sequence[Record], folder: Path) -> Figure:
     rows = [plotting.read_strip(samples_path(record, folder), SAMPLES) for record in records]
     labels = [f"{record.name}\n{RUNGS[record.name].label}" for record in records]
     return plotting.grid(np.stack(rows), row_labels=labels)
+
+
+def draw_story(records: Sequence[Record], folder: Path) -> Figure:
+    """The README's picture: samples of some models, each row below what the model is and two of its numbers."""
+    figure, axes = plotting.new(9.0, 1.25 * len(records), rows=len(records))
+    if engine := figure.get_layout_engine():
+        engine.set(h_pad=0.07)  # pyright: ignore[reportCallIssue]  (a row is nearer to its own title than to the next)
+    for panel, record in zip(axes[:, 0], records, strict=True):
+        plotting.show(panel, plotting.read_strip(samples_path(record, folder), SAMPLES)[None])
+        recognised = "" if record.recognised is None else f"{100 * record.recognised:.0f} % recognised, "
+        nats = plotting.minus(f"{record.log_px:,.0f}".replace(",", "\u202f"))
+        panel.set_title(f"{STORY[record.name]} ({record.name})", loc="left", fontsize=13, weight="bold", pad=1)
+        panel.set_title(f"{recognised}{nats} nats", loc="right", fontsize=12, color=SOFT, pad=1)
+    return figure
 
 
 def sort(records: Iterable[Record]) -> list[Record]:

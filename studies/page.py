@@ -21,7 +21,7 @@ from studies.panels import plot, short
 from studies.records import as_images
 
 Outcome = dict[str, Any] | str  # what `dvc exp show` has of an experiment, or why it failed
-DIGITS, SAMPLES = 6, 9  # images in a row of the figure
+ORIGINALS, SAMPLES = 6, 9  # images in a row of the figure
 # Quantities of the table of spreads: their names on the page, and by how much they are multiplied there.
 SPREADS = {"log_px": ("log p(x)", 1), "elbo": ("ELBO", 1), "recognised": ("recognised, %", 100)}
 
@@ -101,13 +101,13 @@ def load_experiment_model(rev: str) -> TrainedModel:
 
 @torch.inference_mode()
 def draw_images(study: Study, models: Mapping[float, TrainedModel]) -> Figure:
-    """A row per experiment: reconstructions of the same test digits, and samples of the prior from the same noise.
+    """A row per experiment: reconstructions of the same test images, and samples of the prior from the same noise.
 
     A conditional model is asked for one class after another.
     """
     dataset = load_dataset(Path("data/images.safetensors"))
-    x = next(iter(models.values())).vae.images.read_clean(dataset.test_images[:DIGITS])
-    y = dataset.test_labels[:DIGITS].long()
+    x = next(iter(models.values())).vae.images.read_clean(dataset.test_images[:ORIGINALS])
+    y = dataset.test_labels[:ORIGINALS].long()
     originals = as_images(x, dataset.shape)
     white = plotting.white(1, originals)
     rows = [np.concatenate([originals, white.repeat(SAMPLES, 0)])]
@@ -117,7 +117,7 @@ def draw_images(study: Study, models: Mapping[float, TrainedModel]) -> Figure:
         reconstructions = vae.decoder(vae.encoder(x, y).mean, y).mean
         samples = vae.generate(noise, vae.labels_in_turn(SAMPLES)).mean
         rows.append(as_images(torch.cat([reconstructions, samples]), dataset.shape))
-    with_gap = [np.concatenate([row[:DIGITS], white, row[DIGITS:]]) for row in rows]
-    figure = plotting.grid(np.stack(with_gap), row_labels=["test digits", *(short(value) for value in models)])
+    with_gap = [np.concatenate([row[:ORIGINALS], white, row[ORIGINALS:]]) for row in rows]
+    figure = plotting.grid(np.stack(with_gap), row_labels=["test images", *(short(value) for value in models)])
     figure.axes[0].set(ylabel=study.axis, xlabel="left: reconstructions f(μ(x)); right: samples f(z), z ~ p(z)")
     return figure

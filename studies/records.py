@@ -274,7 +274,7 @@ def picture(model: TrainedModel, dataset: Dataset) -> Figure:
     asked = vae.labels_in_turn(len(noise))
     decoded = vae.generate(noise, asked)
     title = (
-        "samples of the prior\nE[x | z], z ~ p(z)" if asked is None else "each digit in turn\nE[x | z], z ~ p(z | y)"
+        "samples of the prior\nE[x | z], z ~ p(z)" if asked is None else "each class in turn\nE[x | z], z ~ p(z | y)"
     )
     rows = {
         "test images x": grey_sample(clean, images, discrete=True),

@@ -172,16 +172,16 @@ def gaps(table: pd.DataFrame, *, by_class: bool = True) -> Figure:
     table = _finite_rows(table, "log_px", "best_elbo", "elbo")
     parts = {"all": table}
     if by_class:
-        parts |= {f"digit {label}": part for label, part in table.groupby("label")}
+        parts |= {f"class {label}": part for label, part in table.groupby("label")}
     figure, axes = new(8.0, 0.32 * len(parts) + 1.2)
     panel = axes[0, 0]
-    digits = 0 if float(table["log_px"].sub(table["elbo"]).to_numpy().mean()) >= 10 else 1
+    decimals = 0 if float(table["log_px"].sub(table["elbo"]).to_numpy().mean()) >= 10 else 1
     for i, part in enumerate(parts.values()):
         estimate, best, elbo = part[["log_px", "best_elbo", "elbo"]].to_numpy(dtype=np.float64).mean(0)
         approximation, amortisation = float(estimate - best), float(best - elbo)
         panel.barh(i, approximation, color=BLUE, label="approximation gap" if i == 0 else None)
         panel.barh(i, amortisation, left=approximation, color=ORANGE, label="amortisation gap" if i == 0 else None)
-        text = minus(f"  {approximation:.{digits}f} + {amortisation:.{digits}f}")
+        text = minus(f"  {approximation:.{decimals}f} + {amortisation:.{decimals}f}")
         panel.text(approximation + amortisation, i, text, va="center")
     panel.set_yticks(range(len(parts)), list(parts))
     panel.invert_yaxis()
@@ -194,26 +194,26 @@ def gaps(table: pd.DataFrame, *, by_class: bool = True) -> Figure:
 
 
 def densities(
-    digits: Float[np.ndarray, " _digits"],
+    test: Float[np.ndarray, " _test"],
     probes: Mapping[str, Float[np.ndarray, " _images"]],
     auroc: Mapping[str, float],
     examples: Mapping[str, Float[np.ndarray, "height width *channels"]],
     ceiling: float,
 ) -> Figure:
-    """Histograms of log p(x) of each kind of other images beside that of the test digits.
+    """Histograms of log p(x) of each kind of other images beside that of the test images.
 
     The axis is logarithmic in the distance to the ceiling, because the kinds lie from tens to thousands of nats below.
 
     Args:
-        digits: log p(x) of the test images, nats.
+        test: log p(x) of the test images, nats.
         probes: log p(x) of the images of each other kind, nats.
-        auroc: of each kind: the probability that a digit is likelier.
+        auroc: of each kind: the probability that a test image is likelier.
         examples: an image of some of the kinds, pixels in [0, 1].
         ceiling: the largest log-density possible, nats.
     """
-    every = {"test digits": digits, **probes}
+    every = {"test images": test, **probes}
     finite = {name: values[np.isfinite(values)] for name, values in every.items()}
-    digits, kinds = finite["test digits"], [kind for kind in probes if len(finite[kind])]
+    test, kinds = finite["test images"], [kind for kind in probes if len(finite[kind])]
     if not kinds:
         raise NotDrawnError("no kind of other images has a finite log p(x)")
     figure, axes = new(9.0, 1.15 * len(kinds) + 0.7, rows=len(kinds), columns=2)
@@ -229,7 +229,7 @@ def densities(
         picture.set_yticks([])
         picture.grid(visible=False)
         picture.spines[:].set(visible=True, color=GREY, linewidth=0.5)  # a blank image would be invisible without them
-        for numbers, colour in ((digits, GREY), (finite[kind], ORANGE)):
+        for numbers, colour in ((test, GREY), (finite[kind], ORANGE)):
             percent = np.full(len(numbers), 100 / len(numbers))
             panel.hist(np.maximum(ceiling - numbers, 1.0), bins=list(edges), weights=percent, color=colour, alpha=0.7)
         panel.set_xscale("log")
@@ -237,7 +237,7 @@ def densities(
         panel.minorticks_off()
         panel.set_xlim(edges[-1], edges[0])
         panel.set_ylabel("% of images", fontsize=8)
-        panel.set_title(f"{kind} (orange), test digits (grey): AUROC {auroc[kind]:.3f}", loc="left", fontsize=10)
+        panel.set_title(f"{kind} (orange), test images (grey): AUROC {auroc[kind]:.3f}", loc="left", fontsize=10)
     figure.align_ylabels(axes[:, 1])
     axes[-1, 1].set_xlabel(f"log p(x), nats per image (log scale of the distance to the ceiling, {ceiling:,.0f})")
     note_left_out(figure, {name: len(every[name]) - len(finite[name]) for name in every})
@@ -257,7 +257,7 @@ def _ticks(ceiling: float, least: float, most: float) -> list[float]:
 
 
 def upside_down(auroc: Mapping[int, float]) -> Figure:
-    """For each class: the probability that an upright digit is likelier than one turned upside down."""
+    """For each class: the probability that an upright image is likelier than one turned upside down."""
     if not auroc:
         raise NotDrawnError("no class has finite log p(x) both upright and upside down")
     figure, axes = new(7.0, 2.6)
@@ -268,7 +268,7 @@ def upside_down(auroc: Mapping[int, float]) -> Figure:
     for label, value in auroc.items():
         panel.annotate(f"{value:.2f}", (label, value), xytext=(0, 6 if value >= 0.5 else -14),
                        textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
-    panel.set(xlabel="digit", ylabel="AUROC, upright\nagainst upside down", xticks=list(auroc), ylim=(0.0, 1.15))
+    panel.set(xlabel="class", ylabel="AUROC, upright\nagainst upside down", xticks=list(auroc), ylim=(0.0, 1.15))
     panel.grid(visible=False, axis="x")
     return figure
 

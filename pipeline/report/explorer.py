@@ -19,18 +19,23 @@ from pipeline.model.vae import VAE
 from pipeline.report.explorer_model import describe, obstacle, rounding_cost
 from pipeline.report.html import TEMPLATES, render
 from pipeline.report.plotting import CLASS_COLOURS
+from pipeline.report.wording import DIGITS
 from pipeline.storage.files import unusable
 from pipeline.storage.tensors import load_tensors
 
 POINTS = 2_000  # most test images on the map
 SLIDERS = 8  # most coordinates with a slider
-DIGITS = ("mnist", "digits")  # data sets whose images are called digits
 PROPOSAL_TEXTS = {
     "mixture": "Proposal fitted to this image",
     "laplace": "Proposal fitted to this image",
     "encoder": "The encoder as proposal",
     "prior": "The prior as proposal",
 }
+# Scripts of the page in the order in which it runs them: of every page, of a model that runs, and of one that cannot.
+SCRIPTS = ("explorer_model.js", "explorer_plots.js", "explorer_images.js")
+RUNNING = ("explorer_encoder.js", "explorer_latent.js", "explorer.js")
+MEASURED = ("explorer_measured.js",)
+MOST_PIXELS = 4_000_000  # of all images on the page of a model that cannot run
 # Of the histograms of log w − log(mean w), nats. Values outside count in the first and the last bin.
 BINS = {"low": -12.0, "step": 0.5, "bins": 44}
 
@@ -43,7 +48,7 @@ def explorer(
     log_weights: list[Float[Tensor, "_samples"]],
     proposal: str = "mixture",
 ) -> str:
-    """The page.
+    """The page. If the model cannot run in it, it shows the test images and what was measured of them.
 
     Args:
         vae: the model, on the CPU.
@@ -53,8 +58,9 @@ def explorer(
     """
     reason = obstacle(vae, settings)
     values: dict[str, Any] = {
-        "name": dataset.name,
-        "thing": "digit" if dataset.name in DIGITS else "image",
+        "name": "own images" if dataset.name == "own" else dataset.name,
+        "digits": dataset.name in DIGITS,
+        "labelled": dataset.labelled,
         "model": settings,
         "latent": vae.latent,
         "conditional": vae.classes > 0,
@@ -63,10 +69,13 @@ def explorer(
         "reason": reason,
     }
     if reason is None:
-        content = payload(vae, settings, dataset, table, log_weights) | {"proposal": PROPOSAL_TEXTS[proposal]}
-        values["payload"] = _json(content)
-        for name in ("explorer_model", "explorer_plots", "explorer"):
-            values[name] = Markup((TEMPLATES / f"{name}.js").read_text(encoding="utf-8"))  # noqa: S704 (our own files)
+        content, own = payload(vae, settings, dataset, table, log_weights), RUNNING
+    else:
+        some = log_weights[: max(1, MOST_PIXELS // vae.images.pixels)]
+        content, own = measured_images(vae, dataset, table, some), MEASURED
+    values["payload"] = _json(content | {"proposal": PROPOSAL_TEXTS[proposal]})
+    # Markup is safe here: these are our own files.
+    values["scripts"] = [Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in SCRIPTS + own]  # noqa: S704
     return render("explorer.html.jinja", values)
 
 
@@ -86,26 +95,39 @@ def read_log_weights(path: Path) -> list[Float[Tensor, "_samples"]]:
 def payload(
     vae: VAE, settings: Model, dataset: Dataset, table: pd.DataFrame, log_weights: list[Float[Tensor, "_samples"]]
 ) -> dict[str, Any]:
-    """All data of the page: the model, the images with what was measured of them, and the map."""
+    """All data of the page of a model that runs in it: the images, the model, and the map of the latent space."""
     images, labels = dataset.test_images[:POINTS], dataset.test_labels[:POINTS].long()
     count = len(log_weights)
     x = vae.images.read_clean(images)
     noise = vae.prior.to_noise(vae.encode(x, labels)[0], labels)
-    height, width = dataset.shape
-    return {
+    return measured_images(vae, dataset, table, log_weights) | {
         "model": describe(vae, settings),
         "rounding": _number(255 * rounding_cost(vae, x[:count], labels[:count])),
-        "height": height,
-        "width": width,
-        "binarised": vae.images.binarise != "none",
         "classes": sorted(set(labels.tolist()) | set(vae.labels())),
         "shares": vae.shares,
         "colours": CLASS_COLOURS,
-        "bins": BINS,
-        "images": base64.b64encode(vae.images.values_fixed(images)[:count].numpy().tobytes()).decode(),
-        "labels": labels[:count].tolist(),
-        "measured": measurements(table.head(count), log_weights),
         "map": latent_map(noise.numpy().astype(np.float64), labels.numpy(), conditional=vae.classes > 0),
+    }
+
+
+def measured_images(
+    vae: VAE, dataset: Dataset, table: pd.DataFrame, log_weights: list[Float[Tensor, "_samples"]]
+) -> dict[str, Any]:
+    """The first test images and what was measured of them. The networks do not run."""
+    count = len(log_weights)
+    *_, height, width = dataset.shape
+    values = vae.images.values_fixed(dataset.test_images[:POINTS])[:count]
+    return {
+        "height": height,
+        "width": width,
+        "levels": vae.images.levels,
+        "binarised": vae.images.binarise != "none",
+        "conditional": vae.classes > 0,
+        "labelled": dataset.labelled,
+        "bins": BINS,
+        "images": base64.b64encode(values.numpy().tobytes()).decode(),
+        "labels": dataset.test_labels[:count].tolist(),
+        "measured": measurements(table.head(count), log_weights),
     }
 
 

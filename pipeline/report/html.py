@@ -15,6 +15,7 @@ from pipeline.config import Model
 from pipeline.errors import UserError
 from pipeline.report.pictures import PICTURES, Section
 from pipeline.report.plotting import minus
+from pipeline.report.wording import worded
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -92,6 +93,7 @@ def render(template: str, values: Mapping[str, Any], folder: Path = TEMPLATES) -
     environment.filters["number"] = lambda value, digits=0: (
         "–" if value is None else format_number(float(value), digits)
     )
+    environment.filters["worded"] = worded
     return environment.get_template(template).render(values)
 
 

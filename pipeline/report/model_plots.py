@@ -76,7 +76,7 @@ def analogies(
     left = np.stack([originals, white(len(originals), originals)], axis=1)
     figure = grid(np.concatenate([left, images], axis=1), column_labels=["x", "", *map(str, classes)])
     panel = figure.axes[0]
-    panel.set_xlabel("a test digit, and its style in every class")
+    panel.set_xlabel("a test image, and its style in every class")
     for row, label in enumerate(labels):
         if label in classes:
             outline(panel, row, 2 + list(classes).index(label), *originals.shape[1:3])
@@ -118,7 +118,7 @@ def interpolations(
     for panel, images, title in zip(axes[0], (linear, spherical), ("straight line", "great circle"), strict=True):
         show(panel, images, column_labels=fractions)
         panel.set_title(title)
-        panel.set_xlabel("fraction of the way between the two digits")
+        panel.set_xlabel("fraction of the way between the two images")
     return figure
 
 

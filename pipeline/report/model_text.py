@@ -23,8 +23,8 @@ PRIOR_TEXTS: dict[str, Text] = {
         "distribution over the latent space, and later ones turn that into images. Here the first layers are a part of "
         "their own, the normalising flow g (Dinh et al. 2017). It is a chain of affine couplings: each scales and "
         "shifts half of the coordinates by functions of the other half. So g has an inverse, and the density of z is "
-        "known. With N(0, I) as the prior, the encodings leave holes in it, and a sample from a hole is no digit. The "
-        "flow learns where the encodings are.",
+        "known. With N(0, I) as the prior, the encodings leave holes in it, and a sample from a hole is not like the "
+        "data. The flow learns where the encodings are.",
     ),
 }
 

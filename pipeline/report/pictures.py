@@ -1,7 +1,8 @@
 """The pictures of the report: how each is drawn, and what to see in it.
 
 To add a picture, write a function here that draws it, and decorate it with `@picture(section, title, caption)`. Each
-section of the report shows its pictures in the order of this file.
+section of the report shows its pictures in the order of this file. Write titles and captions for digits: the report of
+other images has "image" in place of "digit" (`wording.py`). In the pictures themselves write "image" and "class".
 """
 
 import sys
@@ -110,8 +111,8 @@ def pixels(scene: Scene) -> Figure:
 @picture(
     "draws",
     "Samples of the prior",
-    "The mean f(z) of p(x | z) for samples z of the prior. A good model draws a digit for every z. A shape between two "
-    "digits shows a region where the prior has mass but no image is encoded.",
+    "The mean f(z) of p(x | z) for samples z of the prior. A good model draws a digit like those of the data for every "
+    "z. A shape between two digits shows a region where the prior has mass but no image is encoded.",
     flow="Here z = g(ε) with ε ~ N(0, I): the flow g has learned where the images are encoded.",
     label="The classes 0, 1, 2, … are asked for in turn, from left to right and row by row.",
 )
@@ -124,7 +125,7 @@ def samples(scene: Scene) -> Figure:
     "draws",
     "Digits on request",
     "One column for each class that is asked for. The images of a row have the same noise ε. If the model has learned "
-    "to tell the class from the style, slant, stroke width and size stay along a row, and the digit changes.",
+    "to tell the class from the style, slant, stroke width and size stay along a row, and the class changes.",
 )
 def digits(scene: Scene) -> Figure:
     classes, rows = scene.classes(), scene.settings.columns
@@ -163,16 +164,16 @@ def neighbours(scene: Scene) -> Figure:
 @picture(
     "latent",
     "Interpolations",
-    "From one test digit to another, along a straight line and along a great circle. Every step should look like a "
-    "digit. The middle of a straight line is closer to the origin than almost all of the prior's mass, and strokes "
-    "tend to fade there.",
+    "From one test digit to another, along a straight line and along a great circle. Every step should look like "
+    "another test digit. The middle of a straight line is closer to the origin than almost all of the prior's mass, "
+    "and strokes tend to fade there.",
     flow="Both paths are paths of the noise ε = g⁻¹(z), whose distribution is N(0, I); the images are f(g(ε)).",
     label="The two digits have the same class, because z says nothing but the style: the label stays along the way.",
 )
 def interpolations(scene: Scene) -> Figure:
     order, labels = scene.choose("interpolations", len(scene.x)).tolist(), scene.labels
-    # Each of six digits is joined to a digit of another class, or to itself if no such digit remains. A conditional
-    # model draws all steps with one label: both digits have the same class there. Without labels any two are joined.
+    # Each of six images is joined to an image of another class, or to itself if no such image remains. A conditional
+    # model draws all steps with one label: both images have the same class there. Without labels any two are joined.
     starts, same = order[:6], bool(scene.vae.classes) or not scene.labelled
     ends = [
         next((b for b in order[6 * k :] if (labels[b] == labels[a]) == same), a) for k, a in enumerate(starts, start=1)
@@ -221,7 +222,7 @@ def _coordinates(scene: Scene) -> tuple[list[int], list[str]]:
     "which the judge, a classifier, sees another class. The numbers are means of the absolute change over 200 samples. "
     "A coordinate that is dark in one column only controls that one property. A coordinate that is dark in several is "
     "entangled: it cannot change one property and leave the others. Nothing in the ELBO asks for anything else.",
-    label="The label stays, so a change of class is a digit that is no longer the one asked for.",
+    label="The label stays, so a change of class is a digit that is no longer of the class asked for.",
 )
 def entanglement(scene: Scene) -> Figure:
     if scene.judge is None:
@@ -242,7 +243,7 @@ def entanglement(scene: Scene) -> Figure:
     "latent",
     "The learned manifold",
     "The mean f(z) of p(x | z) over the plane of both latent dimensions, in steps of equal prior mass. Neighbouring "
-    "images should look alike. The classes meet where one digit turns into another.",
+    "images should look alike. The classes meet where one turns into another.",
     flow="The axes are those of the noise ε, and z = g(ε).",
     label="Every class has its own plane, so the classes do not meet: the two dimensions are the style.",
 )
@@ -261,7 +262,7 @@ def manifold(scene: Scene) -> Figure:
 @picture(
     "latent",
     "Latent space",
-    "The encoder's means μ(x) of all test images, coloured by digit. If z has more than two dimensions, the picture "
+    "The encoder's means μ(x) of all test images, coloured by class. If z has more than two dimensions, the picture "
     "shows the plane that separates the classes best. The labels choose that plane; training does not use them. An "
     "axis that no class needs is a coordinate of z.",
     label="The encoder knows the label, so z need not say the class: classes that overlap are no fault.",
@@ -288,7 +289,7 @@ def training(scene: Scene) -> Figure:
     "density",
     "Likely and unlikely digits",
     "Log p(x) of each test image. Unlikely digits have an unusual shape, much ink or stray marks. Likely digits are "
-    "plain and thin, most often ones.",
+    "plain, with little ink.",
 )
 def log_px(scene: Scene) -> Figure:
     values = numbers(scene.table, "log_px")
@@ -336,34 +337,34 @@ def gaps(scene: Scene) -> Figure:
 @picture(
     "density",
     "What the density knows",
-    "Log p(x) of other images (orange) and of all test digits (grey). AUROC is the probability that a digit is "
-    "likelier than one of the other images. At 1 the density always tells them apart, ½ is chance, and below ½ it "
+    "Log p(x) of other images (orange) and of all test digits (grey). AUROC is the probability that a test digit "
+    "is likelier than one of the other images. At 1 the density always tells them apart, ½ is chance, and below ½ it "
     "prefers the other images.",
 )
 def densities(scene: Scene) -> Figure:
-    digits = finite(scene.table, "log_px")
+    test = finite(scene.table, "log_px")
     by_kind = {kind: numbers(select(scene.probes, "kind", kind), "log_px") for kind in scene.probes["kind"].unique()}
     some = {kind: values[np.isfinite(values)] for kind, values in by_kind.items()}
-    by_auroc = {kind: auroc(digits, values).value for kind, values in some.items() if len(values)}
+    by_auroc = {kind: auroc(test, values).value for kind, values in some.items() if len(values)}
     ceiling = scene.vae.decoder.observation.ceiling(scene.x.shape[-1])
     return estimate_plots.densities(numbers(scene.table, "log_px"), by_kind, by_auroc, scene.examples, ceiling)
 
 
 @picture(
     "density",
-    "Upside down, digit by digit",
+    "Upside down, class by class",
     "Each digit against digits of its own class, rotated by 180°. AUROC ½ (dotted) means that the density sees no "
-    "difference. A rotated 0, 1 or 8 still looks much like a 0, 1 or 8 and should differ least. A rotated 4 or 7 is "
-    "not a digit.",
+    "difference. Shapes that look much the same after the rotation, as 0, 1 and 8 do, should differ least, and shapes "
+    "such as 4 and 7 most.",
 )
 def upside_down(scene: Scene) -> Figure:
     if not scene.labelled:
         raise NotDrawnError(NO_LABELS)
-    tables = {"test digits": scene.table, "upside down": select(scene.probes, "kind", "upside down")}
+    tables = {"test images": scene.table, "upside down": select(scene.probes, "kind", "upside down")}
     by_class = {}
     for label in sorted(set(tables["upside down"]["label"])):
         upright, turned = (finite(select(table, "label", label), "log_px") for table in tables.values())
-        if len(upright) and len(turned):  # if few images are measured, some classes may have no upright digit
+        if len(upright) and len(turned):  # if few images are measured, some classes may have no upright image
             by_class[int(label)] = auroc(upright, turned).value
     figure = estimate_plots.upside_down(by_class)
     counts = {name: len(table) - len(finite(table, "log_px")) for name, table in tables.items()}

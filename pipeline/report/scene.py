@@ -104,7 +104,7 @@ class Scene:
             NotDrawnError: if the model is not conditional.
         """
         if not self.vae.classes:
-            raise NotDrawnError("the model is not conditional, so no digit can be asked for (model.condition = label)")
+            raise NotDrawnError("the model is not conditional, so no class can be asked for (model.condition = label)")
         return torch.tensor(self.vae.labels()[:MOST_CLASSES], device=self.x.device)
 
     def random(self, picture: str) -> np.random.Generator:

@@ -20,6 +20,7 @@ from pipeline.data.own import digest_of_own
 from pipeline.model.checkpoint import load_model
 from pipeline.report.pictures import PICTURES
 from pipeline.storage.files import read_metrics
+from tests.pipeline.report.test_wording import read
 from tests.stages.test_models import FEW
 from tests.stages.test_stages import CONDITIONAL, check_outputs
 from tests.support import STAGES, Run, outputs
@@ -117,6 +118,8 @@ def test_own_images_run_through_all_stages(
         assert "own images" in page
         assert ("So there is no judge" in page) == unlabelled
         assert not re.search(r"\bnan\b", re.sub(r'src="data[^"]*"', "", page))
+    for page in (*pages, Path("reports/explorer.html").read_text(encoding="utf-8")):
+        assert "digit" not in read(page).lower()
 
 
 def test_own_images_that_changed_stop_the_download_before_it_writes(

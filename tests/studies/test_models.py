@@ -12,9 +12,10 @@ import pytest
 from pipeline.data.image_format import ImageFormat
 from pipeline.errors import UserError
 from pipeline.evaluation import ladder
+from pipeline.report import plotting
 from pipeline.report.html import format_number
 from studies import experiments, models, models_figure, models_page, records
-from studies.rungs import DEFAULT, RUNGS
+from studies.rungs import DEFAULT, RUNGS, STORY
 from tests.pipeline.report.artists import cell, texts
 from tests.studies.fabricated import record, write
 from tools import presets
@@ -44,6 +45,7 @@ def page(tmp_path: Path) -> Path:
 def test_every_model_has_its_texts_and_its_published_result_exists() -> None:
     published = {rung.name for rung in ladder.published("mnist", "none") + ladder.published("mnist", "dynamic")}
     assert set(RUNGS) - {DEFAULT} <= set(presets.names())
+    assert set(STORY) <= set(RUNGS)
     for name, text in RUNGS.items():
         assert text.story.endswith("."), name
         assert text.title, name
@@ -103,6 +105,22 @@ def test_the_page_has_a_row_of_samples_of_each_model(tmp_path: Path) -> None:
     assert cell(panel, 0, 9, 28, 28) == pytest.approx(np.full((28, 28), 0.5), abs=1 / 255)
     models_page.write({"default": SOME[0], "good": SOME[1]}, tmp_path)
     assert (tmp_path / "models_samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_readme_has_a_picture_of_some_models(tmp_path: Path) -> None:
+    story = (record("default", 857.25, recognised=0.368), record("best", 3761.5))  # one whose samples were not judged
+    write(tmp_path / "models", *story, SOME[1])
+    figure = models_page.draw_story(story, tmp_path)
+    assert [panel.get_title(loc="left") for panel in figure.axes] == [
+        "The tutorial's VAE (default)", "Convolutions, mixtures of pixels, a learned prior (best)"
+    ]  # fmt: skip
+    numbers = ["37 % recognised, 857 nats", "3\u202f762 nats"]
+    assert [panel.get_title(loc="right") for panel in figure.axes] == numbers
+    assert cell(figure.axes[1], 0, 9, 28, 28) == pytest.approx(np.full((28, 28), 0.5), abs=1 / 255)
+    models_page.write({"good": SOME[1]}, tmp_path)
+    assert not (tmp_path / "models_story.png").exists()
+    models_page.write({one.name: one for one in (*story, SOME[1])}, tmp_path)
+    assert (tmp_path / "models_story.png").read_bytes() == plotting.to_png(figure)
 
 
 def test_the_page_says_which_models_clear_the_bar(page: Path) -> None:

@@ -96,14 +96,14 @@ def test_experiments_on_one_image_have_no_standard_error(model: TrainedModel, mo
 
 def test_each_experiment_has_a_row_of_reconstructions_and_samples(model: TrainedModel, tiny: Dataset) -> None:
     (panel,) = page.draw_images(STUDIES["latent"], {2.0: model, 4.0: model}).axes
-    assert texts(panel.get_yticklabels()) == ["test digits", "2", "4"]
+    assert texts(panel.get_yticklabels()) == ["test images", "2", "4"]
     cells = [[cell(panel, row, column, 6, 5) for column in range(16)] for row in range(3)]
     x = (tiny.test_images[:6].flatten(1) + 0.5) / 17
     for column in range(6):
         assert cells[0][column].flatten() == pytest.approx(x[column].numpy())
         decoded = model.vae.decoder(model.vae.encoder(x[column : column + 1]).mean).mean[0]
         assert cells[1][column].flatten() == pytest.approx(decoded.detach().numpy(), abs=1e-6)
-    assert not any(image.any() for image in cells[0][6:])  # test digits have no samples
+    assert not any(image.any() for image in cells[0][6:])  # test images have no samples
     assert not cells[1][6].any()  # the gap
     assert all(np.array_equal(one, other) for one, other in zip(cells[1], cells[2], strict=True))
 

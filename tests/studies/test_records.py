@@ -192,7 +192,7 @@ def test_a_conditional_model_is_asked_for_each_class_in_turn(results: Path, prio
     vae = model.vae
     dataset = replace(dataset, test_labels=dataset.test_labels % 2 * 2)
     (panel,) = records.picture(model, dataset).axes
-    assert texts(panel.get_yticklabels())[2].startswith("each digit in turn")
+    assert texts(panel.get_yticklabels())[2].startswith("each class in turn")
     noise, asked = torch.randn(12, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2] * 6)
     x, y = model.vae.images.read_clean(dataset.test_images[:12]), dataset.test_labels[:12].long()
     with torch.no_grad():

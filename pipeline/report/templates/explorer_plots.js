@@ -19,19 +19,22 @@ const ExplorerPlots = (() => {
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
-  // Draw pixels in [0, 1], one of the canvas each: 0 has the colour of the page, 1 that of its text.
-  // `place` counts the images of a row of `images`.
+  // Draw pixels in [0, 1], one of the canvas each: 0 has the colour of the page, 1 that of its text. An image in colour
+  // has its red pixels first, then the green, then the blue ones. `place` counts the images of a row of `images`.
   function show(canvas, pixels, { width, height }, place = 0, images = 1) {
     if (canvas.width !== images * width) canvas.width = images * width;
     if (canvas.height !== height) canvas.height = height;
     const [ground, ink] = ["--ground", "--ink"].map((name) => rgb(style(name)));
     const context = canvas.getContext("2d");
     const content = context.createImageData(width, height);
-    pixels.forEach((value, i) => {
-      const t = clamp(value, 0, 1);
-      for (let k = 0; k < 3; k++) content.data[4 * i + k] = ground[k] + t * (ink[k] - ground[k]);
+    const size = width * height, coloured = pixels.length === 3 * size;
+    for (let i = 0; i < size; i++) {
+      for (let k = 0; k < 3; k++) {
+        const t = clamp(pixels[coloured ? k * size + i : i], 0, 1);
+        content.data[4 * i + k] = coloured ? 255 * t : ground[k] + t * (ink[k] - ground[k]);
+      }
       content.data[4 * i + 3] = 255;
-    });
+    }
     context.putImageData(content, place * width, 0);
   }
 

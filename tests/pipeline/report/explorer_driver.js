@@ -64,6 +64,7 @@
 
     await changed("pick by keyboard", () => {
       click(find("choose"));
+      results["picker text"] = find("picker-text").textContent;
       results["picker opens"] = find("picker").open && document.activeElement === find("images");
       key(find("images"), "ArrowRight");
       key(find("images"), "Enter");
@@ -114,6 +115,7 @@
       if (inputs.length) await changed(id, () => click([...inputs].find((input) => !input.checked && input.value !== "null")));
     }
 
+    results.path = find("between-text").textContent;
     await changed("fraction", () => slide(find("fraction"), 0.5));
     await changed("end", () => {
       click(find("end"));
@@ -142,6 +144,7 @@
     const name = (element) => element.getAttribute("aria-label") ?? (element.closest("label") ?? element).textContent;
     results.nameless = controls.filter((element) => name(element).trim() === "").map((element) => element.outerHTML);
     results.controls = controls.length;
+    results.text = find("page").innerText;
     results.overflow = document.documentElement.scrollWidth - window.innerWidth;
     results.ground = getComputedStyle(document.body).backgroundColor;
   } catch (error) {

@@ -184,7 +184,7 @@ def gap_table(scale: float = 1.0) -> pd.DataFrame:
 def test_the_gap_is_split_for_all_images_and_for_each_class() -> None:
     figure = estimate_plots.gaps(gap_table())
     (panel,) = panels(figure)
-    assert texts(panel.get_yticklabels()) == ["all", "digit 3", "digit 8"]
+    assert texts(panel.get_yticklabels()) == ["all", "class 3", "class 8"]
     assert [text.strip() for text in texts(panel.texts)] == ["20 + 70", "15 + 55", "30 + 100"]
     widths = [[bar.get_width() for bar in container] for container in panel.containers]
     assert np.concatenate(widths) == pytest.approx([20, 70, 15, 55, 30, 100])
@@ -208,11 +208,11 @@ def test_gaps_that_are_not_finite_are_not_in_the_means_but_are_counted() -> None
     table = gap_table()
     broken = table.assign(best_elbo=[np.nan, 910.0, 670.0])
     (panel,) = panels(figure := estimate_plots.gaps(broken))
-    assert texts(panel.get_yticklabels()) == ["all", "digit 3", "digit 8"]
+    assert texts(panel.get_yticklabels()) == ["all", "class 3", "class 8"]
     assert [text.strip() for text in texts(panel.texts)] == ["20 + 70", "10 + 40", "30 + 100"]
     assert figure.get_supxlabel() == "not finite, and left out: images (1)"
     (panel,) = panels(estimate_plots.gaps(table.assign(elbo=[810.0, 870.0, -np.inf])))
-    assert texts(panel.get_yticklabels()) == ["all", "digit 3"]
+    assert texts(panel.get_yticklabels()) == ["all", "class 3"]
     with pytest.raises(NotDrawnError, match="log_px, best_elbo, elbo"):
         estimate_plots.gaps(table.assign(log_px=np.nan))
 
@@ -238,7 +238,7 @@ def test_every_kind_of_images_is_drawn_beside_the_digits() -> None:
         assert sum(bar_heights(orange)) == pytest.approx(100)
         left, right = panel.get_xlim()
         assert left > right  # a larger density is further right
-    assert histograms[0].get_title(loc="left") == "noise (orange), test digits (grey): AUROC 1.000"
+    assert histograms[0].get_title(loc="left") == "noise (orange), test images (grey): AUROC 1.000"
     assert not any(texts(histograms[0].get_xticklabels()))
     # The ticks are at the distance of their values from the ceiling.
     labels = texts(histograms[1].get_xticklabels())
@@ -263,7 +263,7 @@ def test_densities_that_are_not_finite_are_not_drawn_but_are_counted() -> None:
         assert bar_heights(one) == bar_heights(other)
         assert [bar.get_x() for bar in one] == [bar.get_x() for bar in other]
     text = found[0][0].get_figure().get_supxlabel()
-    assert text == "not finite, and left out: test digits (1), noise (2), blank (3)"
+    assert text == "not finite, and left out: test images (1), noise (2), blank (3)"
 
 
 def test_the_distance_of_a_kind_to_the_ceiling_is_drawn() -> None:

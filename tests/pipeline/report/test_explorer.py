@@ -1,5 +1,6 @@
 """The explorer: its JavaScript equals PyTorch, its page loads nothing, and each control changes what it should."""
 
+import base64
 import json
 import math
 import re
@@ -30,6 +31,7 @@ from pipeline.storage.tables import read_parquet
 from tests.pipeline.report.made_up import SIZES, make_vae, measured
 from tests.support import Run, model_settings
 
+CANNOT_RUN = "The model cannot run in this page."
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node, which runs the page's JavaScript, is not installed")
 
@@ -193,7 +195,7 @@ def test_the_page_is_one_file_that_loads_nothing(results: Path) -> None:
     assert re.findall(r'(?:src|href)="[^"]*"', page) == ['href="report.html"'] * page.count('href="report.html"')
     assert "default-src 'none'" in page
     assert not re.search(r"https?://|url\(|import\(|fetch\(|XMLHttpRequest|localStorage", page)
-    assert len(re.findall("<script", page)) == len(re.findall("</script>", page)) == 4
+    assert len(re.findall("<script", page)) == len(re.findall("</script>", page)) == 7
 
 
 def test_the_same_inputs_give_the_same_page(results: Path) -> None:
@@ -246,27 +248,43 @@ def test_a_conditional_model_shows_the_weights_of_the_own_label() -> None:
 )
 def test_a_model_that_does_not_fit_gets_a_page_that_says_so(tiny: Dataset, changes: dict[str, Any], words: str) -> None:
     images = torch.zeros(20, 28, 28, dtype=torch.uint8)
-    says_nothing_to_play(tiny, images, changes, words)
+    shows_measurements_only(tiny, images, changes, words)
 
 
 def test_a_model_of_colour_images_gets_a_page_that_says_so(tiny: Dataset) -> None:
-    says_nothing_to_play(tiny, torch.zeros(20, 3, 28, 28, dtype=torch.uint8), {}, "The page draws grey images only")
+    shows_measurements_only(tiny, torch.zeros(20, 3, 28, 28, dtype=torch.uint8), {}, "The page draws grey images only")
 
 
-def says_nothing_to_play(tiny: Dataset, images: Tensor, changes: dict[str, Any], words: str) -> None:
+def shows_measurements_only(tiny: Dataset, images: Tensor, changes: dict[str, Any], words: str) -> None:
     dataset = Dataset("large", 17, images, tiny.test_labels, images, tiny.test_labels)
     settings = model_settings(**changes)
-    page = explorer(VAE(settings, dataset.format("none")), settings, dataset, pd.DataFrame(), [])
-    assert "There is nothing to play with here." in page
+    table, log_weights = measured(20)
+    page = explorer(VAE(settings, dataset.format("none")), settings, dataset, table, log_weights)
+    assert CANNOT_RUN in page
     assert words in page
-    assert "<script" not in page
     assert 'href="report.html"' in page
+    data = data_of(page)
+    assert data["measured"] == measurements(table, log_weights)
+    assert base64.b64decode(data["images"]) == bytes(images.numel())
+    assert not {"model", "map"} & set(data)
+    assert "Draw a" not in page
+
+
+def data_of(page: str) -> dict[str, Any]:
+    return json.loads(page.partition('id="data">')[2].partition("</script>")[0])
 
 
 def test_weights_beyond_half_precision_are_refused(tiny: Dataset) -> None:
     vae = make_vae(tiny)
     next(vae.decoder.parameters()).data[0, 0] = 1e5
-    assert "half precision cannot represent" in explorer(vae, model_settings(), tiny, pd.DataFrame(), [])
+    assert "half precision cannot represent" in explorer(vae, model_settings(), tiny, *measured(20))
+
+
+def test_the_page_of_large_images_has_some_of_them(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = model_settings(network="conv", width=4)
+    monkeypatch.setattr("pipeline.report.explorer.MOST_PIXELS", 100)
+    page = explorer(VAE(settings, tiny.format()), settings, tiny, *measured(20))
+    assert len(data_of(page)["labels"]) == len(data_of(page)["measured"]["value"]) == 3
 
 
 def test_the_largest_model_that_fits_gives_a_page_of_at_most_8_mb(tiny: Dataset) -> None:
@@ -280,7 +298,7 @@ def test_the_largest_model_that_fits_gives_a_page_of_at_most_8_mb(tiny: Dataset)
     columns = ("elbo", "log_px", "log_px_se", "ess", "khat")
     table = pd.DataFrame({name: np.full(count, -1234.5678) for name in columns}).assign(trusted=True)
     page = explorer(vae, settings, dataset, table, [3 * torch.randn(1024) for _ in range(200)])
-    assert "There is nothing to play with" not in page
+    assert CANNOT_RUN not in page
     assert 6_500_000 < len(page.encode()) <= MOST_BYTES
 
 
@@ -334,7 +352,7 @@ def test_every_model_has_a_page(tiny: Dataset, changes: dict[str, Any]) -> None:
     vae = make_vae(tiny, **changes)
     settings = model_settings(**SIZES | changes)
     page = explorer(vae, settings, tiny, *measured(20))
-    assert "There is nothing to play with" not in page
+    assert CANNOT_RUN not in page
     assert ('id="given"' in page) == ("condition" in changes)
     assert ("What σ does" in page) == (changes["observation"] == "gaussian")
     assert ('"binarised":true' in page) == (changes["observation"] == "bernoulli")

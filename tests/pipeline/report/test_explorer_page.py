@@ -14,11 +14,11 @@ from pipeline.data.dataset import Dataset
 from pipeline.model.vae import VAE
 from pipeline.report.explorer import explorer
 from tests.pipeline.report.made_up import SIZES, bars, make_vae, measured
-from tests.support import model_settings
+from tests.support import in_colour, model_settings, unlabelled
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
-DRIVER = Path(__file__).with_name("explorer_driver.js")
+DRIVER = Path(__file__).with_name("explorer_driver.js").read_text(encoding="utf-8")
 DARK = "--blink-settings=preferredColorScheme=0"
 
 pytestmark = [
@@ -31,11 +31,11 @@ SIGMA = {"clean", "noisy", "curve", "sigma"}
 LATENT = {"map", "decoded", "sliders"}
 
 
-def browse(page: str, folder: Path, width: int, *options: str) -> dict[str, Any]:
+def browse(page: str, folder: Path, width: int, *options: str, driver: str = DRIVER) -> dict[str, Any]:
     """Open a page at this width, and use all its controls. Returns what the driver reports, and errors as `console`."""
     assert CHROMIUM is not None
     path = folder / "page.html"
-    path.write_text(f"{page}<script>{DRIVER.read_text(encoding='utf-8')}</script>", encoding="utf-8")
+    path.write_text(f"{page}<script>{driver}</script>", encoding="utf-8")
     words = [
         CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
         "--enable-logging=stderr", "--virtual-time-budget=300000", f"--window-size={width},900", *options,
@@ -83,6 +83,13 @@ def test_another_test_image_is_encoded_and_shown_with_its_measurements(
 ) -> None:
     sigma = SIGMA if name == "gaussian" else set()
     assert set(seen[name][action]) == IMAGE | sigma | {"source", "fitted"}
+
+
+@BOTH
+def test_labelled_images_are_shown_with_their_class(seen: dict[str, dict[str, Any]], name: str) -> None:
+    assert seen[name]["picker text"].startswith("Image 4, class 3: log p(x")
+    assert "of the way from class 0 to class 1" in seen[name]["path"]
+    assert "class" in seen[name]["text"]
 
 
 @BOTH
@@ -170,14 +177,67 @@ def test_the_page_follows_the_colour_scheme(seen: dict[str, dict[str, Any]]) -> 
     assert seen["conditional"]["blank"] == [22, 24, 26]
 
 
-def test_a_model_that_cannot_run_gets_a_page_without_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("latent", [1, 5])
+def test_images_without_labels_have_no_class(tmp_path: Path, latent: int) -> None:
+    seen = browse(page_of(unlabelled(bars()), observation="gaussian", latent=latent), tmp_path, 1000)
+    assert seen["console"] == []
+    assert "error" not in seen
+    assert seen["first"] == "test image 1 of 20"
+    assert seen["picker text"].startswith("Image 4: log p(x) = –")
+    assert "of the way from image 1 to image 20" in seen["path"]
+    assert not re.search("class|label", seen["text"] + seen["picker text"])
+
+
+# Steps through the images, and picks one.
+DRIVE_MEASURED = """
+  const find = (id) => document.getElementById(id), results = {};
+  const look = () => [find("source"), find("density"), find("fitted")].map((element) => element.textContent);
+  const key = (name) => find("images").dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true }));
+  results.first = look();
+  results.pixel = [...find("image").getContext("2d").getImageData(0, 0, 1, 1).data].slice(0, 3);
+  find("next").click();
+  find("next").click();
+  results.third = look();
+  find("previous").click();
+  find("choose").click();
+  results.opens = find("picker").open;
+  key("ArrowRight");
+  key("ArrowRight");
+  key("Enter");
+  results.fourth = look();
+  results.hidden = find("fitted").hidden;
+  results.text = document.body.innerText;
+  results.overflow = document.documentElement.scrollWidth - window.innerWidth;
+  find("data").remove();
+  const place = document.createElement("pre");
+  place.id = "results";
+  place.textContent = JSON.stringify(results);
+  document.body.append(place);
+"""
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_model_that_cannot_run_shows_test_images_and_their_measurements(tmp_path: Path, colour: bool) -> None:
     settings = model_settings(network="conv", width=4)
-    dataset = bars()
-    page = explorer(VAE(settings, dataset.format()), settings, dataset, measured(20)[0], [])
-    assert CHROMIUM is not None
-    (tmp_path / "page.html").write_text(page, encoding="utf-8")
-    words = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    words += ["--enable-logging=stderr", "--dump-dom", (tmp_path / "page.html").as_uri()]
-    result = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
-    assert "There is nothing to play with here." in result.stdout
-    assert "CONSOLE" not in result.stderr
+    dataset = in_colour(bars()) if colour else bars()
+    page = explorer(VAE(settings, dataset.format()), settings, dataset, *measured(20))
+    seen = browse(page, tmp_path, 400, driver=DRIVE_MEASURED)
+    assert seen["console"] == []
+    assert "The model cannot run in this page." in seen["text"]
+    source, density, fitted = seen["first"]
+    assert source == "test image 1 of 20, class 0"
+    assert "log p(x)−10.0 ± −10.00 nats, measured" in density
+    assert "✓ trusted" in density
+    assert "Proposal fitted to this image, measured: −10 effective samples of 64" in fitted
+    assert seen["third"][0] == "test image 3 of 20, class 2"
+    assert "✕ not trusted" in seen["third"][1]
+    assert seen["opens"] is True
+    assert seen["fourth"][0] == "test image 4 of 20, class 3"
+    assert seen["hidden"] is True  # its weights are not finite
+    assert seen["overflow"] <= 0
+    red, green, blue = seen["pixel"]
+    first = dataset.test_images[0].reshape(-1, 6, 5)[:, 0, 0].tolist()
+    if colour:
+        assert [red, green, blue] == [round(255 * v / 16) for v in first]
+    else:
+        assert red == green == blue < 255

@@ -348,7 +348,7 @@ OPTIONAL = (
         ("report.html.jinja", [
             '<tr><td>ELBO</td><td class="n">1.25</td>', "<span>ELBO, ± –</span>", '<td class="n">– lower</td>',
             'lower bound</td><td class="n">–</td>', '<td class="n">30.5</td><td class="n">3.40</td>',
-            '<td class="n">0.125</td><td>likelier than digits</td>',
+            '<td class="n">0.125</td><td>likelier than test digits</td>',
         ]),
         ("report.md.jinja", [
             "| ELBO | 1.25 | – | 4.06 | |", "at the same cost | – lower | | | – |",
@@ -401,7 +401,7 @@ def test_untrusted_images_are_listed(params: Params) -> None:
 
 def test_images_that_are_likelier_than_digits_are_marked(params: Params) -> None:
     html = render("report.html.jinja", values(params))
-    (marked,) = [line for line in html.splitlines() if "likelier than digits<" in line]
+    (marked,) = [line for line in html.splitlines() if "likelier than test digits<" in line]
     assert marked.startswith("<tr><td>blank</td>")
     assert "1300.0" in marked
     assert "5.0 %" in marked

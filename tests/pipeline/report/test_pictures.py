@@ -369,7 +369,7 @@ def test_images_that_are_not_finite_are_neither_the_least_nor_the_most_likely(sc
 
 def test_the_gap_is_that_of_test_images(scene: Scene) -> None:
     panel = pictures.gaps(scene).axes[0]
-    assert texts(panel.get_yticklabels()) == ["all", *(f"digit {label}" for label in range(5))]
+    assert texts(panel.get_yticklabels()) == ["all", *(f"class {label}" for label in range(5))]
     assert panel.texts[0].get_text().strip() == "5 + 10"
 
 
@@ -405,7 +405,7 @@ def test_images_upside_down_that_are_not_finite_are_counted(scene: Scene) -> Non
     table = scene.table.assign(log_px=scene.table["log_px"].where(scene.table["label"] > 1))
     figure = pictures.upside_down(replace(scene, table=table))
     assert list(figure.axes[0].get_xticks()) == [2, 3, 4]
-    assert figure.get_supxlabel() == "not finite, and left out: test digits (8)"
+    assert figure.get_supxlabel() == "not finite, and left out: test images (8)"
     with pytest.raises(NotDrawnError, match="no class"):
         pictures.upside_down(replace(scene, table=table.assign(log_px=np.nan)))
 
