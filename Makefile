@@ -59,7 +59,7 @@ chaos: $(READY) ## Kill the pipeline thirty times at random and compare its outp
 
 bench: $(READY) ## Measure speed and memory into reports/benchmarks; needs `make repro` first: about twenty minutes.
 	@mkdir -p reports/benchmarks
-	@set -o pipefail; for name in training convolutions likelihood calibration missed stages scaling; do \
+	@set -o pipefail; for name in training convolutions likelihood calibration missed judge stages scaling; do \
 		python -m benchmarks.$$name | tee /dev/stderr | tail -n 1 | python -m json.tool > reports/benchmarks/$$name.json || exit 1; done
 	python -m tools.documents
 
