@@ -13,11 +13,11 @@ from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks import pythae_model
 from benchmarks.timing import alternating, forward_matmuls, rate
 from logpx import importance
 from logpx.block import PROPOSALS, Block
@@ -43,29 +43,8 @@ def sampling(block: Block, samples: int) -> Callable[[], object]:
 
 def get_nll(vae: VAE, x: Tensor, samples: int) -> Callable[[], object]:
     """Pythae's routine, with our networks in its classes."""
-    from pythae import models  # pyright: ignore[reportMissingImports]
-    from pythae.models.base.base_utils import ModelOutput  # pyright: ignore[reportMissingImports]
-    from pythae.models.nn import BaseDecoder, BaseEncoder  # pyright: ignore[reportMissingImports]
-
-    class Encoder(BaseEncoder):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = vae.encoder.network
-
-        def forward(self, x: Tensor) -> Any:
-            mu, log_s = self.network(x).chunk(2, dim=-1)
-            return ModelOutput(embedding=mu, log_covariance=2 * log_s)
-
-    class Decoder(BaseDecoder):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = nn.Sequential(vae.decoder.network, vae.decoder.link)
-
-        def forward(self, z: Tensor) -> Any:
-            return ModelOutput(reconstruction=self.network(z))
-
-    settings = models.VAEConfig(input_dim=(x.shape[1],), latent_dim=vae.latent)
-    theirs = models.VAE(settings, Encoder(), Decoder()).eval()
+    decoder = nn.Sequential(vae.decoder.network, vae.decoder.link)
+    theirs = pythae_model.wrap(vae.encoder.network, decoder, x.shape[1], vae.latent).eval()
 
     @torch.no_grad()
     def run() -> None:
