@@ -57,9 +57,9 @@ verify: $(READY) ## Rebuild the current experiment in a temporary clone and comp
 chaos: $(READY) ## Kill the pipeline thirty times at random and compare its outputs: about ten minutes.
 	python -m tools.chaos --kills 30
 
-bench: $(READY) ## Measure speed and memory into reports/benchmarks; needs `make repro` first: about twenty minutes.
+bench: $(READY) ## Measure speed and memory into reports/benchmarks; needs `make repro` first: about forty minutes.
 	@mkdir -p reports/benchmarks
-	@set -o pipefail; for name in training convolutions likelihood calibration missed judge stages scaling; do \
+	@set -o pipefail; for name in training quality convolutions likelihood calibration missed judge stages scaling; do \
 		python -m benchmarks.$$name | tee /dev/stderr | tail -n 1 | python -m json.tool > reports/benchmarks/$$name.json || exit 1; done
 	python -m tools.documents
 

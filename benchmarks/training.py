@@ -33,10 +33,11 @@ from pipeline.training.fit import fit
 
 
 class Pictures(MNIST):
-    """Torchvision's MNIST with images in memory, so that nothing is downloaded."""
+    """Torchvision's MNIST with images in memory, so that nothing is downloaded. Without labels all are 0."""
 
-    def __init__(self, images: Tensor) -> None:
-        self.data, self.targets = images, torch.zeros(len(images), dtype=torch.long)
+    def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
+        self.data = images
+        self.targets = torch.zeros(len(images), dtype=torch.long) if labels is None else labels
         self.transform, self.target_transform = ToTensor(), None
 
 
