@@ -71,8 +71,8 @@ RUNGS = {
         published="VAE-50, σ² = 0.005",
         differs=(
             "They measured with annealed importance sampling (16 chains, 10 000 temperatures) on 1 000 test images. "
-            "The decoder's layer sizes and σ² are theirs. The encoder, the activation function, the objective and the "
-            "training are ours, so a difference says nothing about the two estimators."
+            "The decoder's layers, its tanh and σ² are theirs. The encoder, the objective and the training are ours, "
+            "so a difference says nothing about the two estimators."
         ),
     ),
     "logistic": Text(
