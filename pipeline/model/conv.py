@@ -11,7 +11,6 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle
 
 from pipeline.config import Model
 from pipeline.data.image_format import ImageFormat
@@ -90,19 +89,23 @@ class Decoder(nn.Module):
 
 
 class Enlarge(nn.Module):
-    """A convolution to four times as many channels, which become four pixels, cut to `size`."""
+    """A convolution to four times as many channels, which become four pixels, cut to `size`.
+
+    A pixel's channels stay side by side, as they are in memory (channels last). PyTorch's `pixel_shuffle` orders the
+    channels differently, and takes three times as long for such a tensor.
+    """
 
     def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(inputs, 4 * outputs, 3, padding=1)
-        self.size = size
+        self.layer = nn.Conv2d(inputs, 4 * outputs, 3, padding=1)
+        self.outputs, self.size = outputs, size
 
     def forward(self, h: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n outputs rows columns"]:
         rows, columns = self.size
-        h = self.convolution(h)
-        if len(h) == 0:  # a process may have no images of a batch; PyTorch's pixel shuffle then has no backward pass
-            return h.reshape(0, h.shape[1] // 4, 2 * h.shape[2], 2 * h.shape[3])[:, :, :rows, :columns]
-        return pixel_shuffle(h, 2)[:, :, :rows, :columns]
+        h = self.layer(h).permute(0, 2, 3, 1)  # n height width 4·outputs
+        pixels = h.unflatten(3, (2, 2, self.outputs))  # n height width 2 2 outputs
+        enlarged = pixels.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # n 2·height 2·width outputs
+        return enlarged.permute(0, 3, 1, 2)[:, :, :rows, :columns]
 
 
 def half(images: ImageFormat) -> tuple[int, int]:

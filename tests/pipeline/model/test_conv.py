@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import jacrev
 
 from pipeline.data.image_format import ImageFormat
-from pipeline.model.conv import Block, Decoder, Encoder
+from pipeline.model.conv import Block, Decoder, Encoder, Enlarge
 from pipeline.model.vae import VAE
 from tests.support import model_settings
 
@@ -116,6 +116,18 @@ def test_a_block_is_the_identity_at_first_and_a_residual_of_two_convolutions(
     pad = nn.functional.conv2d(h.tanh(), block.first.weight, block.first.bias, padding=1).tanh()
     expected = h + nn.functional.conv2d(pad, block.second.weight, block.second.bias, padding=1)
     torch.testing.assert_close(block(h), expected)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7)])
+def test_four_groups_of_channels_become_four_pixels(size: tuple[int, int], generator: torch.Generator) -> None:
+    """The same as PyTorch's pixel shuffle of channels in its order; no images have no pixels, and a gradient."""
+    layer, outputs = Enlarge(3, 5, size), 5
+    h = torch.randn(2, 3, 3, 4, generator=generator)
+    theirs = layer.layer(h).unflatten(1, (4, outputs)).transpose(1, 2).flatten(1, 2)
+    expected = torch.nn.functional.pixel_shuffle(theirs, 2)[:, :, : size[0], : size[1]]
+    assert layer(h).equal(expected)
+    assert layer(h[:0].requires_grad_()).shape == (0, outputs, *size)
+    layer(h[:0]).sum().backward()
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7), (1, 3)])
