@@ -186,7 +186,8 @@ RUNGS = {
         label="logistic, flow and label",
         story=(
             "The best of all steps that cost nothing: the default's networks, a discretised logistic for the pixels, a "
-            "flow and the label. It draws the digit that is asked for in a style that can be kept from digit to digit."
+            "flow and the label. It draws the digit that is asked for in a style that can be kept from digit to digit. "
+            "With 8 latent dimensions in place of 16 it has fewer nats, and is a better classifier."
         ),
         source="this project; Dinh et al. 2017, Sohn et al. 2015, Salimans et al. 2017",
     ),
