@@ -28,13 +28,13 @@ class Text(NamedTuple):
 
 DEFAULT = "default"  # the experiment of the workspace, with params.yaml as it is
 
-# The rows of the README's picture. Each of the first four adds something to the one before it.
+# The rows of the README's picture. Each adds something to the one before it.
 STORY = {
     DEFAULT: "The tutorial's VAE",
     "flow": "+ a learned prior",
     "flow_label": "+ the label",
     "digits_on_request": "+ discrete pixels",
-    "best": "Convolutions, mixtures of pixels, a learned prior",
+    "best_label": "+ convolutions and mixtures of pixels",
 }
 
 RUNGS = {
