@@ -17,17 +17,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from benchmarks.timing import alternating, as_installed, rate
-from benchmarks.training import Pictures
+from benchmarks.usual import usual_epoch
 from logpx.estimator import estimate_whole
 from pipeline.code import ROOT
 from pipeline.config import Params, check_params, read_yaml
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.image_format import ImageFormat
 from pipeline.evaluation.settings import estimator, prepare
-from pipeline.model.objectives import draw
 from pipeline.model.vae import VAE
 from pipeline.process.device import environment, set_up
 from pipeline.training.fit import fit
@@ -86,32 +84,12 @@ def training_contenders(
         settings = params.train.model_copy(update=changes)
         epochs = fit(VAE(params.model, seen).to(device), some.flatten(1).to(device), settings)
         contenders[f"ours {name}"] = lambda epochs=epochs: next(epochs)
-        contenders[f"plain {name}"] = as_installed(plain(some, params, seen, dtype, device))
+        slow = params.train.model_copy(update={"learning_rate": 1e-4, "precision": name})  # stable without clipping
+        labels = torch.zeros(len(some), dtype=torch.long)
+        usual = usual_epoch(VAE(params.model, seen).to(device), some.flatten(1), labels, slow)
+        contenders[f"plain {name}"] = as_installed(usual)
         contenders[f"convolutions {name}"] = alone(params, seen, len(some) // batch, dtype, device)
     return {name: rate(len(some), work) for name, work in contenders.items()}
-
-
-def plain(
-    images: Tensor, params: Params, seen: ImageFormat, dtype: torch.dtype, device: torch.device
-) -> Callable[[], None]:
-    """An epoch of the usual loop over the same layers."""
-    vae = VAE(params.model, seen).to(device)
-    vae.to(memory_format=torch.contiguous_format)
-    optimiser = torch.optim.Adam(vae.parameters(), lr=1e-4)
-    loader = DataLoader(Pictures(images), batch_size=params.train.batch_size, shuffle=True)
-
-    def epoch() -> None:
-        total = 0.0
-        for x, _ in loader:
-            optimiser.zero_grad()
-            x = (x.to(device).flatten(1) * 255 + torch.rand(len(x), seen.pixels, device=device)) / 256
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                elbo = draw(vae, x, torch.randn(1, len(x), vae.latent, device=device)).elbo.value
-            (-elbo.mean()).backward()
-            total += elbo.mean().item()
-            optimiser.step()
-
-    return epoch
 
 
 def alone(

@@ -18,7 +18,6 @@ from pipeline.code import ROOT
 from pipeline.config import load_params
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.evaluation import samples
-from pipeline.evaluation.summary import mean_and_error
 from pipeline.judge.checkpoint import load_judge
 from pipeline.judge.classifier import judge_images, to_grey
 from pipeline.process.device import environment, set_up
@@ -54,14 +53,14 @@ def main() -> None:
     device = set_up("cpu", settings.seed)
     dataset = load_dataset(options.data)
     judge = load_judge(options.judge, dataset, device)
-    assert judge, "images without classes have no judge"
+    if judge is None:
+        parser.error(f"{options.judge}: these images have no judge, because they have no classes")
     real = samples.references(dataset, judge, settings)
-    limit = real.nearest.distance.quantile(samples.NEAREST)
     found = {}
     for name, images in kinds(dataset, options.images, settings.seed).items():
-        values = samples.of_verdicts("", judge_images(judge, images), None, real)
-        nearest = samples.nearest_training(images[: samples.SEARCHED], dataset, device)
-        values |= mean_and_error("memorised", (nearest.distance < limit).double().numpy())
+        verdicts, first = judge_images(judge, images), images[: samples.SEARCHED]
+        drawn = samples.Drawn(None, first, clean=verdicts, noisy=verdicts)
+        values = samples.measure(drawn, samples.nearest_training(first, dataset, device), real)
         found[name] = {number: round(values[number], 4) for number in NUMBERS}
         print(f"{name:>25}", *(f"{number} {value:.3f}" for number, value in found[name].items()), flush=True)
     print(json.dumps({"kinds": found, "images": options.images, "environment": environment(device)}))

@@ -39,18 +39,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from benchmarks import pythae_model
 from benchmarks.race import Point, best, medians, race, time_of
 from benchmarks.timing import as_installed
-from benchmarks.training import Pictures
+from benchmarks.usual import usual_epoch
 from logpx.estimator import estimate_whole
 from pipeline.code import ROOT
 from pipeline.config import Params, Train, check_params, read_yaml
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.evaluation.settings import estimator, prepare
-from pipeline.model.objectives import draw
 from pipeline.model.vae import VAE
 from pipeline.process.device import environment, set_up
 from pipeline.training.fit import fit
@@ -89,25 +87,9 @@ def ours(vae: VAE, images: Tensor, labels: Tensor, settings: Train) -> Iterator[
 
 def usual(vae: VAE, images: Tensor, labels: Tensor, shared: Trainer) -> Iterator[float]:
     """Validation ELBO after each epoch of the usual loop."""
-    settings, device, seen = shared.settings, shared.device, vae.images
-    vae.to(memory_format=torch.contiguous_format)
-    optimiser = torch.optim.Adam(vae.parameters(), lr=settings.learning_rate)
-    generator = torch.Generator(device).manual_seed(settings.seed)
-    order = torch.Generator().manual_seed(settings.seed)
-    pictures = Pictures(images.unflatten(1, seen.shape).cpu(), labels.cpu())
-    loader = DataLoader(pictures, settings.batch_size, shuffle=True, generator=order)
-    for _ in range(settings.epochs):
-        vae.train()
-        total = 0.0
-        for batch, y in loader:
-            optimiser.zero_grad()
-            x = seen.read((batch * 255).round().byte().flatten(1).to(device), generator)
-            noise = torch.randn(settings.samples, len(x), vae.latent, generator=generator, device=device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                elbo = draw(vae, x, noise, y.to(device)).elbo.value.mean()
-            (-elbo).backward()
-            total += elbo.item()
-            optimiser.step()
+    epoch = usual_epoch(vae, images, labels, shared.settings)
+    for _ in range(shared.settings.epochs):
+        epoch()
         yield validate(vae, shared)
 
 

@@ -68,7 +68,7 @@ def with_values(text: str, values: dict[str, str]) -> str:
 
 
 def quoted(value: str) -> str:
-    """A text in quotes, so that YAML reads no number or comment in it."""
+    """A quoted YAML string: it is never taken for a number, and may contain `#`."""
     return "'" + value.replace("'", "''") + "'"
 
 

@@ -2,25 +2,21 @@
 
 import json
 import sys
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import convolutions
-from pipeline.data.dataset import Dataset, save_dataset
+from pipeline.data.dataset import Dataset
 from pipeline.model import conv
 from tests.support import model_settings
 
 
 @pytest.mark.slow
 def test_the_benchmark_measures_training_and_evaluation(
-    tmp_path: Path, tiny: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    many = replace(tiny, train_images=tiny.train_images.repeat(5, 1, 1), train_labels=tiny.train_labels.repeat(5))
-    save_dataset(tmp_path / "images.safetensors", many)
-    words = ["--data", str(tmp_path / "images.safetensors"), "--rounds", "1", "--images", "256", "--test-images", "2"]
+    words = ["--data", data_file, "--rounds", "1", "--images", "256", "--test-images", "2"]
     monkeypatch.setattr(sys, "argv", ["convolutions", *words])
     convolutions.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -5,9 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +13,7 @@ import torch
 from benchmarks import pythae_model, quality, race
 from benchmarks.race import Point
 from pipeline.config import Params
-from pipeline.data.dataset import Dataset, save_dataset
+from pipeline.data.dataset import Dataset
 from pipeline.model.objectives import draw
 from pipeline.model.vae import VAE
 from pipeline.training.trainer import Trainer
@@ -102,11 +100,9 @@ def test_both_contenders_learn_and_start_alike(tiny: Dataset, condition: str) ->
 
 
 def test_the_benchmark_measures_presets(
-    tmp_path: Path, tiny: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    many = replace(tiny, train_images=tiny.train_images.repeat(5, 1, 1), train_labels=tiny.train_labels.repeat(5))
-    save_dataset(tmp_path / "images.safetensors", many)
-    words = ["--data", str(tmp_path / "images.safetensors"), "--epochs", "3", "--test-images", "2", "--seeds", "2"]
+    words = ["--data", data_file, "--epochs", "3", "--test-images", "2", "--seeds", "2"]
     monkeypatch.setattr(sys, "argv", ["quality", *words, "--presets", "default,label"])
     monkeypatch.setattr(pythae_model, "find_spec", lambda name: None)
     quality.main()
