@@ -338,8 +338,8 @@ def gaps(scene: Scene) -> Figure:
     "density",
     "What the density knows",
     "Log p(x) of other images (orange) and of all test digits (grey). AUROC is the probability that a test digit "
-    "is likelier than one of the other images. At 1 the density always tells them apart, ½ is chance, and below ½ it "
-    "prefers the other images.",
+    "is likelier than one of the other images: 1 if all test digits are likelier, ½ if neither kind is, and less if "
+    "the other images are.",
 )
 def densities(scene: Scene) -> Figure:
     test = finite(scene.table, "log_px")

@@ -9,4 +9,5 @@ def worded(text: str, dataset: str) -> str:
     """A text that is written for digits, for the images of a data set: "an image" for "a digit" if they are others."""
     if dataset in DIGITS:
         return text
-    return re.sub(r"\b([Aa]) digit", r"\1n digit", text).replace("digit", "image").replace("Digit", "Image")
+    text = re.sub(r"\b([Aa]) digit", r"\1n image", text)
+    return text.replace("digit", "image").replace("Digit", "Image")
