@@ -26,9 +26,9 @@ class Settings:
     latent: int = 16  # dimensions of z
     hidden: int = 512  # size of each of the two hidden layers, of encoder and decoder
     sigma: float = 0.0707107  # standard deviation of a pixel given z: σ² = 0.005
-    epochs: int = 18
+    epochs: int = 10
     batch_size: int = 256
-    learning_rate: float = 0.002  # at its peak
+    learning_rate: float = 0.006  # at its peak
     warmup: float = 0.05  # fraction of all steps in which the learning rate rises
     final_learning_rate: float = 0.01  # as a fraction of the peak
     clip_norm: float = 1000.0  # largest norm of the gradient of the mean ELBO

@@ -18,7 +18,7 @@ from pipeline.storage.files import write_json, write_text
 from studies.experiments import get
 from studies.grids import Study
 from studies.panels import plot, short
-from studies.records import as_images
+from studies.records import as_images, revision_of
 
 Outcome = dict[str, Any] | str  # what `dvc exp show` has of an experiment, or why it failed
 ORIGINALS, SAMPLES = 6, 9  # images in a row of the figure
@@ -36,16 +36,19 @@ def write(name: str, study: Study, outcomes: Mapping[float, Outcome], folder: Pa
     failed = {value: reason for value, reason in outcomes.items() if isinstance(reason, str)}
     models = {value: load_experiment_model(outcome["rev"]) for value, outcome in measured.items()}
     rows = [_row(value, outcome, models[value]) for value, outcome in measured.items()]
-    spreads = spread(rows) if study.repeats else []
+    spreads, revision = spread(rows) if study.repeats else [], revision_of(Path())
     plotting.save(plot(study, pd.DataFrame(rows).astype(float)), folder / f"{name}.png")
     plotting.save(draw_images(study, models), folder / f"{name}_images.png")
     write_json(folder / f"{name}.json", {
-        "study": name, "parameter": study.parameter, "experiments": rows,
+        "study": name, "parameter": study.parameter, "revision": revision, "experiments": rows,
         "failed": {f"{value:g}": reason for value, reason in failed.items()},
         **({"spread": spreads} if study.repeats else {}),
     })  # fmt: skip
     uris = {end: html.data_uri((folder / f"{name}{end}.png").read_bytes()) for end in ("", "_images")}
-    values = {"name": name, "study": study, "rows": rows, "failed": failed, "uris": uris, "spreads": spreads}
+    values = {
+        "name": name, "study": study, "rows": rows, "failed": failed, "uris": uris, "spreads": spreads,
+        "revision": revision,
+    }  # fmt: skip
     for kind in ("html", "md"):
         write_text(folder / f"{name}.{kind}", html.render(f"study.{kind}.jinja", values, Path(__file__).parent))
     print(f"{folder / name}.html")

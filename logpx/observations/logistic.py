@@ -6,12 +6,15 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from logpx.observations.cells import grey_levels, uniform_in_cells
 
 LEAST_LOG_SCALE = -7.0  # a smaller scale only sharpens a cell that has all the probability already
 MOST_LOG_SCALE = 7.0  # with a larger scale, too, each of the two end cells has half of the probability
+
+# Takes the place of an infinite edge, whose product with a derivative of 0 would be NaN. Even divided by the largest scale
+# it is so far away that its sigmoid is 1 in float64, and it is a number in float16.
+FAR = 6e4
 
 
 def scale_of(log_scale: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -24,16 +27,22 @@ def log_mass(
 ) -> Float[Tensor, "*shape"]:
     """log P(v): the log-mass of the logistic distribution in cell v. The end cells reach to −∞ and ∞.
 
-    With edges a < b of a cell in units of the scale, the mass is σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(a − b)): a
-    product, which does not cancel in the tails.
+    Let a and b be the distances of the location from the cell's edges, inwards, in units of the scale, and w = a + b
+    the cell's width. The mass is σ(a) σ(b) (1 − e^−w), a product, which does not cancel in the tails. With
+    log σ(a) = log σ(|a|) − max(−a, 0), no factor underflows, and 1 − e^−w = 2 t / (1 + t) with t = tanh(w / 2).
+
+    Sigmoid, tanh and log are several times faster than PyTorch's logsigmoid and expm1 on CPUs.
     """
-    upper = ((v + 1) / levels - location) / scale
-    lower = (v / levels - location) / scale
-    below_top = v < levels - 1
-    above_bottom = v > 0
-    width = 1 / (levels * scale)
-    log_p = torch.where(below_top, logsigmoid(upper), 0) + torch.where(above_bottom, logsigmoid(-lower), 0)
-    return log_p + torch.where(below_top & above_bottom, torch.log(-torch.expm1(-width)), 0)
+    bottom, top = v <= 0, v >= levels - 1
+    low, high = (v / levels).masked_fill(bottom, -FAR), ((v + 1) / levels).masked_fill(top, FAR)
+    width = torch.full_like(v, 1 / levels).masked_fill(bottom | top, FAR)
+    steepness = 1 / scale
+    a, b = (location - low) * steepness, (high - location) * steepness
+    t = (width * steepness / 2).tanh()
+    a_short, b_short = (-a).relu(), (-b).relu()
+    # |a| = a + 2 max(−a, 0), which at a = 0 gives log σ its derivative ½.
+    product = (a + 2 * a_short).sigmoid() * (b + 2 * b_short).sigmoid() * (2 * t / (1 + t))
+    return product.log() - (a_short + b_short)
 
 
 def mean_of_x(

@@ -211,7 +211,7 @@ def test_changed_content_is_checked_under_the_name_of_its_own_file() -> None:
 
 
 def test_scientific_notation_is_a_number_as_for_dvc(tmp_path: Path) -> None:
-    assert load_params(write(tmp_path, ("  learning_rate: 0.002", "  learning_rate: 1e-3"))).train.learning_rate == 1e-3
+    assert load_params(write(tmp_path, ("  learning_rate: 0.006", "  learning_rate: 1e-3"))).train.learning_rate == 1e-3
 
 
 @pytest.mark.parametrize("content", ["", "42", "- a\n- b", "null"])

@@ -57,6 +57,7 @@ def test_a_page_has_every_value_and_every_failure_and_loads_nothing(
     name: str, model: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "load_experiment_model", lambda rev: model)
+    monkeypatch.setattr(page, "revision_of", lambda folder: "0123abc")
     outcomes = {32.0: outcome(-1.25), 64.0: outcome(12.5), 128.0: "epoch 3: <the ELBO> is no longer finite"}
     page.write(name, STUDIES[name], outcomes, Path("reports/studies"))
 
@@ -64,6 +65,7 @@ def test_a_page_has_every_value_and_every_failure_and_loads_nothing(
     assert re.findall(r'(?:src|href)="(?!data:)[^"]*"', html) == []
     assert "<script" not in html
     assert "&lt;the ELBO&gt; is no longer finite" in html
+    assert "Revision 0123abc." in html
     markdown = Path(f"reports/studies/{name}.md").read_text(encoding="utf-8")
     for text in (
         STUDIES[name].story,
@@ -71,11 +73,13 @@ def test_a_page_has_every_value_and_every_failure_and_loads_nothing(
         "| 64 | 12.5 ± 3.0 | 3.00 | ",
         "| 128 | epoch 3",
         f"({name}_images.png)",
+        "from revision 0123abc.",
     ):
         assert text in markdown
     numbers = json.loads(Path(f"reports/studies/{name}.json").read_text(encoding="utf-8"))
     assert [row["log_px"] for row in numbers["experiments"]] == [-1.25, 12.5]
     assert list(numbers["failed"]) == ["128"]
+    assert numbers["revision"] == "0123abc"
     for picture in (f"{name}.png", f"{name}_images.png"):
         assert (Path("reports/studies") / picture).read_bytes().startswith(b"\x89PNG")
 
