@@ -71,6 +71,8 @@ def training_matmuls(
 ) -> Callable[[], None]:
     """y = x Wᵀ, ∂W = ∂yᵀ x and ∂x = ∂y W of each layer, into buffers allocated in advance.
 
+    On a GPU each is launched by itself, so the host's launches count.
+
     Args:
         first: the layer whose x are images, which need no ∂x.
     """
@@ -87,4 +89,4 @@ def training_matmuls(
             if number != first:
                 torch.mm(y, weight, out=dx)
 
-    return on_device(run, device)
+    return run
