@@ -7,7 +7,7 @@ python examples/vae_in_one_file.py FOLDER      # MNIST, with the settings of par
 import argparse
 import math
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -102,7 +102,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=type(value), default=argparse.SUPPRESS, help=f"MNIST's: {value}")
     given = vars(parser.parse_args())
     folder, digits = given.pop("folder"), given.pop("digits")
-    settings = replace(Settings(latent=8, hidden=256, epochs=60, batch_size=64) if digits else Settings(), **given)
+    small = {"latent": 8, "hidden": 256, "epochs": 60, "batch_size": 64, "learning_rate": 0.002} if digits else {}
+    settings = Settings(**small | given)
     torch.manual_seed(settings.seed)
     train, test, levels = load(folder)
     vae = VAE(test[0].numel(), settings)
@@ -112,8 +113,7 @@ def main() -> None:
     found = logpx.estimate(model, x, latent=settings.latent, start=(q.mean, q.stddev), seed=settings.seed)
     bits = math.log2(levels) - found.log_px.mean() / (x.shape[1] * math.log(2))  # −log₂ P(v) per pixel
     print(f"ELBO = {vae.elbo(x).mean():.2f} nats\n{found}\nbits/dim = {bits:.3f}")
-    means = vae.decoder(torch.randn(100, settings.latent))  # f(z), without the noise of p(x | z)
-    save_image(means.view(100, 1, *test.shape[1:]), "samples.png", nrow=10)
+    save_image(vae.decoder(torch.randn(100, settings.latent)).view(-1, 1, *test.shape[1:]), "samples.png", nrow=10)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ def images(weights: Tensor, count: int, generator: torch.Generator) -> tuple[Ten
     return z, torch.sigmoid(z @ weights.T) + noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["none", "the z that made x"])
 def test_sixteen_equal_modes_are_all_found_or_the_estimate_is_not_trusted(
     weights: Tensor, generator: torch.Generator, start: str

@@ -24,6 +24,7 @@ FEW: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_is_trained_and_measured_with_every_label_and_again_with_the_same_bytes(
     small_params: Callable[..., Path], run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

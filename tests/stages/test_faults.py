@@ -158,7 +158,7 @@ def test_a_full_or_read_only_disk_is_reported(
     assert {path.name for path in small_disk.iterdir()} <= {target.name, "other"}
 
 
-@pytest.mark.parametrize("count", [2, 9])
+@pytest.mark.parametrize("count", [2, pytest.param(9, marks=pytest.mark.slow)])
 def test_images_with_a_value_that_is_not_finite_are_counted_and_shown(
     workspace: Path, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:

@@ -95,6 +95,7 @@ def test_any_other_text_is_refused(tmp_path: Path, text: str) -> None:
     assert isinstance(outcome(tmp_path / "params.yaml", text.encode("utf-8", "replace").decode()), str)
 
 
+@pytest.mark.slow
 @settings(ALWAYS, max_examples=40)
 @given(data=st.data())
 def test_a_run_with_random_valid_parameters_gives_numbers_or_a_reason(

@@ -39,7 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 # The others run with the slow tests: most of the time is spent on drawing all pictures.
-ALWAYS = {"bernoulli", "convolutions", "flow and label"}
+ALWAYS = {"bernoulli", "convolutions"}
 
 
 @pytest.mark.parametrize(
