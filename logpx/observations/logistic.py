@@ -12,8 +12,8 @@ from logpx.observations.cells import grey_levels, uniform_in_cells
 LEAST_LOG_SCALE = -7.0  # a smaller scale only sharpens a cell that has all the probability already
 MOST_LOG_SCALE = 7.0  # with a larger scale, too, each of the two end cells has half of the probability
 
-# Takes the place of an infinite edge, whose product with a derivative of 0 would be NaN. Even divided by the largest scale
-# it is so far away that its sigmoid is 1 in float64, and it is a number in float16.
+# Takes the place of an infinite edge, whose product with a derivative of 0 would be NaN. Divided by the largest scale
+# it still has a sigmoid of 1 in float64. It is a number in float16.
 FAR = 6e4
 
 
@@ -29,20 +29,20 @@ def log_mass(
 
     Let a and b be the distances of the location from the cell's edges, inwards, in units of the scale, and w = a + b
     the cell's width. The mass is σ(a) σ(b) (1 − e^−w), a product, which does not cancel in the tails. With
-    log σ(a) = log σ(|a|) − max(−a, 0), no factor underflows, and 1 − e^−w = 2 t / (1 + t) with t = tanh(w / 2).
+    log σ(a) = log σ(|a|) + min(a, 0), no factor underflows, and 1 − e^−w = 2 t / (1 + t) with t = tanh(w / 2).
 
     Sigmoid, tanh and log are several times faster than PyTorch's logsigmoid and expm1 on CPUs.
     """
     bottom, top = v <= 0, v >= levels - 1
     low, high = (v / levels).masked_fill(bottom, -FAR), ((v + 1) / levels).masked_fill(top, FAR)
-    width = torch.full_like(v, 1 / levels).masked_fill(bottom | top, FAR)
+    half_width = torch.full_like(v, 0.5 / levels).masked_fill(bottom | top, FAR)
     steepness = 1 / scale
     a, b = (location - low) * steepness, (high - location) * steepness
-    t = (width * steepness / 2).tanh()
-    a_short, b_short = (-a).relu(), (-b).relu()
-    # |a| = a + 2 max(−a, 0), which at a = 0 gives log σ its derivative ½.
-    product = (a + 2 * a_short).sigmoid() * (b + 2 * b_short).sigmoid() * (2 * t / (1 + t))
-    return product.log() - (a_short + b_short)
+    a_outside, b_outside = a.clamp(max=0), b.clamp(max=0)
+    # |a| = a − 2 min(a, 0), which at a = 0 gives log σ its derivative ½.
+    inside = torch.sub(a, a_outside, alpha=2).sigmoid() * torch.sub(b, b_outside, alpha=2).sigmoid()
+    t = (half_width * steepness).tanh()
+    return (2 * inside * t / (1 + t)).log() + a_outside + b_outside
 
 
 def mean_of_x(

@@ -76,6 +76,18 @@ def test_discretised_logistic(location: float, log_scale: float) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-8)
 
 
+@pytest.mark.parametrize("log_scale", [-5.0, -2.0, 3.0])
+def test_derivative_of_the_discretised_logistic_if_the_location_is_the_edge_of_a_cell(log_scale: float) -> None:
+    location = torch.full((LEVELS, 1), 0.5, dtype=torch.float64, requires_grad=True)  # between levels 127 and 128
+    parameters = torch.cat([location, torch.full_like(location, log_scale)], 1)
+    logpx.DiscretisedLogistic(LEVELS).log_prob(every_level(LEVELS), parameters).sum().backward()
+    scale = math.exp(log_scale)
+    density = np.concatenate([[0], stats.logistic.pdf(EDGES, 0.5, scale), [0]])
+    expected = -np.diff(density) / np.exp(logistic_log_mass(0.5, scale))
+    assert location.grad is not None
+    np.testing.assert_allclose(location.grad[:, 0], expected, rtol=1e-6, atol=1e-7)
+
+
 def test_logistic_mixture(generator: torch.Generator) -> None:
     parameters = 0.7 * torch.randn(3, 4, generator=generator, dtype=torch.float64)
     logits, shifts, log_scales = parameters.numpy()
