@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from pipeline.training.cuda_graph import capture
+
 
 def alternating(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
     """Median rate of each contender over several rounds; in each round all contenders run once, one after another."""
@@ -48,10 +50,7 @@ def on_device(work: Callable[[], None], device: torch.device) -> Callable[[], No
     if device.type == "cpu":
         return work
     work()  # loads the kernels, which is not allowed during a capture
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
+    return capture(work, torch.Generator(device))
 
 
 def forward_matmuls(layers: Sequence[tuple[int, int]], rows: int, device: torch.device) -> Callable[[], None]:

@@ -36,7 +36,8 @@ def write(name: str, study: Study, outcomes: Mapping[float, Outcome], folder: Pa
     failed = {value: reason for value, reason in outcomes.items() if isinstance(reason, str)}
     models = {value: load_experiment_model(outcome["rev"]) for value, outcome in measured.items()}
     rows = [_row(value, outcome, models[value]) for value, outcome in measured.items()]
-    spreads, revision = spread(rows) if study.repeats else [], revision_of(Path())
+    spreads = spread(rows) if study.repeats else []
+    revision = revision_of(Path())
     plotting.save(plot(study, pd.DataFrame(rows).astype(float)), folder / f"{name}.png")
     plotting.save(draw_images(study, models), folder / f"{name}_images.png")
     write_json(folder / f"{name}.json", {
