@@ -21,8 +21,9 @@ class Settings:
     """Settings of the estimator. Every one has a default.
 
     Attributes:
-        samples: importance samples K per image, at least 32. Pilot samples are drawn in addition.
-        budget: most samples of an image whose pilots show that K is too few; at most 4⁷ times `samples`.
+        samples: importance samples K per image, at least 32. With fewer than 50 every image gets more, if the budget
+            allows: half of them are too few for a verdict.
+        budget: most samples of an image whose weights show that K is too few; at most 4⁷ times `samples`.
         chunk: decoder evaluations held in memory at once, at least 128; 0 chooses what suits the machine. It changes
             results by rounding only.
         seed: the noise of image i depends on the seed and i only.

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from logpx.batching import splits
@@ -13,7 +13,7 @@ from logpx.block import Block, Settings, Start, blocks, prepare
 from logpx.data import Data
 from logpx.importance import Fit, fit_proposal, measure
 from logpx.model import Model
-from logpx.rescue import CHAINS, allowed, replaced, rescue
+from logpx.rescue import CHAINS, allowed, rescue
 from logpx.weights import Diagnosis
 
 AGREEMENT = 2.0  # standard errors between the estimates of two proposals, one of which confirms the other
@@ -80,43 +80,50 @@ def estimate_whole(whole: Block, progress: bool = False) -> Estimate:
         found.append(estimate_block(part))
     if progress:
         print(f"\rlog p(x): {len(parts)} of {len(parts)} blocks", file=sys.stderr)
-    return Estimate(*map(torch.cat, zip(*found, strict=True)))
+    estimate = Estimate(*map(torch.cat, zip(*found, strict=True)))
+    for rows in failed(whole, estimate.trusted):
+        again = estimate_again(whole[rows.to(whole.images.device)])
+        again = again._replace(evaluations=again.evaluations + estimate.evaluations[rows])
+        estimate = Estimate(*(old.index_copy(0, rows, new) for old, new in zip(estimate, again, strict=True)))
+    return estimate
 
 
 @torch.no_grad()
 def estimate_block(block: Block) -> Estimate:
-    """Log p(x) of each image of a block."""
+    """Log p(x) of each image of a block, by one attempt."""
     fit = fit_proposal(block)
     diagnosis, evaluations = measure(block, fit.proposal)
     evaluations += fit.evaluations.cpu()
-    rescued = torch.zeros(len(block), dtype=torch.bool)
     if block.settings.proposal != "mixture":
         diagnosis, spent = _confirmed(block, diagnosis)
         evaluations += spent
-    elif block.settings.rescue and allowed(block):
-        diagnosis, rescued, spent = _rescued(block, fit, diagnosis)
-        evaluations += spent
-    diagnosis = diagnosis._replace(trusted=diagnosis.trusted & fit.complete.cpu())
-    return Estimate(*diagnosis, fit.converged.cpu(), rescued, evaluations)
+    return _judged(diagnosis, fit, evaluations, rescued=False)
 
 
-def _rescued(
-    block: Block, fit: Fit, diagnosis: Diagnosis
-) -> tuple[Diagnosis, Bool[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Measure the images that are not trusted once more, with more effort.
+def failed(whole: Block, trusted: Bool[Tensor, " batch"]) -> list[Int[Tensor, " rows"]]:
+    """The images to measure again, in blocks: all that are not trusted, if the settings allow a rescue.
 
-    Returns:
-        The estimates, which of them are new, and the decoder evaluations for them.
+    A rescue is a long sequence of small steps. It costs little more for many images than for one, so those of all
+    blocks are rescued together.
     """
-    rescued, evaluations = ~diagnosis.trusted, torch.zeros(len(block), dtype=torch.float64)
-    failed = rescued.nonzero().squeeze(1)
-    for part in splits(len(failed), block.settings.chunk // CHAINS):
-        rows = failed[part]
-        on_device = rows.to(block.images.device)
-        again, spent = rescue(block[on_device], fit.proposal[on_device])
-        diagnosis = replaced(diagnosis, rows, again)
-        evaluations[rows] = spent
-    return diagnosis, rescued, evaluations
+    settings = whole.settings
+    if settings.proposal != "mixture" or not settings.rescue or not allowed(whole):
+        return []
+    rows = (~trusted).nonzero().squeeze(1)
+    return [rows[part] for part in splits(len(rows), settings.chunk // CHAINS)]
+
+
+@torch.no_grad()
+def estimate_again(block: Block) -> Estimate:
+    """Log p(x) of images that are not trusted, with more effort."""
+    fit = fit_proposal(block)
+    diagnosis, evaluations = rescue(block, fit.proposal)
+    return _judged(diagnosis, fit, evaluations + fit.evaluations.cpu(), rescued=True)
+
+
+def _judged(diagnosis: Diagnosis, fit: Fit, evaluations: Float[Tensor, " batch"], *, rescued: bool) -> Estimate:
+    diagnosis = diagnosis._replace(trusted=diagnosis.trusted & fit.complete.cpu())
+    return Estimate(*diagnosis, fit.converged.cpu(), torch.full_like(diagnosis.trusted, rescued), evaluations)
 
 
 def _confirmed(block: Block, diagnosis: Diagnosis) -> tuple[Diagnosis, Float[Tensor, " batch"]]:
@@ -134,7 +141,7 @@ def _confirmed(block: Block, diagnosis: Diagnosis) -> tuple[Diagnosis, Float[Ten
         some = block[rows.to(block.images.device)]
         # Another seed, so that the two estimates share no noise.
         settings = replace(block.settings, proposal="mixture", seed=block.settings.seed ^ OTHER_SEED)
-        mixture = estimate_block(replace(some, settings=settings, log_weights=None))
+        mixture = estimate_whole(replace(some, settings=settings, log_weights=None))
         error = torch.hypot(diagnosis.standard_error[rows], mixture.standard_error)
         near = (diagnosis.log_px[rows] - mixture.log_px).abs() <= AGREEMENT * error
         trusted[rows] = near & mixture.trusted

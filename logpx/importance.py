@@ -1,13 +1,15 @@
 """Adaptive importance sampling of log p(x) = log E_r[p(x, z) / r(z | x)].
 
-Pilot samples of each image decide how many samples it gets. They are not part of the estimate, so that the choice
-cannot bias it.
+Each half of an image's samples decides whether the other half is enough. If a half's weights show that it is not, more
+samples of a better proposal take its place. No sample decides about itself, so the choice cannot bias the estimate:
+either half has the expectation p(x), whatever takes its place.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from logpx import modes, proposals
@@ -16,10 +18,10 @@ from logpx.block import GROWTH, Block
 from logpx.model import log_weights
 from logpx.noise import BLOCK, Stream
 from logpx.proposals import Proposal, concatenate
-from logpx.weights import LEAST_FOR_TAIL, MINIMUM_ESS, Diagnosis, Weights, diagnose, khat_threshold, pareto_khat
+from logpx.weights import MINIMUM_ESS, Diagnosis, Weights, diagnose, khat_threshold, pareto_khat
 
-SAFETY = 2.0  # factor on MINIMUM_ESS for pilots, whose effective sample size is an overestimate
-MARGIN = 0.1  # subtracted from the limit of k̂ for pilots, whose k̂ is less certain than that of more samples
+SAFETY = 2.0  # factor on MINIMUM_ESS for a half, whose effective sample size is an overestimate
+MARGIN = 0.1  # subtracted from the limit of k̂ for a half, whose k̂ is less certain than that of all samples
 GRADIENTS_OF_HARD = 128  # samples whose gradients refine the proposal at each level after the first
 
 
@@ -60,11 +62,6 @@ def _gradient_evaluations(proposal: Proposal, level: int) -> Float[Tensor, " bat
     return 2 * sum(_rounds(level, latent)) * (proposal.shares[:, : proposal.fitted] > 0).sum(1).double()
 
 
-def pilot_samples(samples: int) -> int:
-    """Pilot samples that are drawn before K = `samples` samples: half as many, but enough for k̂."""
-    return max(LEAST_FOR_TAIL, samples // 2)
-
-
 def _refined(block: Block, proposal: Proposal, level: int) -> Proposal:
     """Refine the proposal of each image by gradients at its own samples, in rounds."""
     for number, samples in enumerate(_rounds(level, block.latent)):
@@ -85,48 +82,63 @@ def _rounds(level: int, latent: int) -> tuple[int, ...]:
     return first, 2 * first
 
 
-def measure(block: Block, proposal: Proposal, level: int = 0) -> tuple[Diagnosis, Float[Tensor, " batch"]]:
-    """Measure the images whose pilots show that this level's K is enough, and the others at the next level.
+class Sampled(NamedTuple):
+    """Log-weights of some images of a block, all with equally many; their mean weight is the estimate of p(x)."""
 
-    Returns:
-        The estimates, and the decoder evaluations that each image took from this level on.
-    """
-    settings = block.settings
-    samples = settings.samples * GROWTH**level
-    hard = torch.zeros(len(block), dtype=torch.bool)
-    evaluations = torch.zeros(len(block), dtype=torch.float64)
-    if samples * GROWTH <= settings.budget:
-        pilots = pilot_samples(samples)
-        log_w = sample_log_weights(block, proposal, Stream.PILOT.of(level), pilots)
-        hard = _needs_more(log_w, samples, adaptable=proposal.adaptable)
-        evaluations += pilots
+    rows: Int[Tensor, " some"]
+    log_w: Float[Tensor, "samples some"]
 
-    order: list[Tensor] = []
-    diagnoses: list[Diagnosis] = []
-    for rows, harder in ((~hard).nonzero().squeeze(1), False), (hard.nonzero().squeeze(1), True):
-        if len(rows) == 0:
-            continue
-        on_device = rows.to(block.images.device)
-        some, shaped = block[on_device], proposal[on_device]
-        if harder:
-            if shaped.adaptable:
-                shaped = _refined(some, shaped, level + 1)
-                evaluations[rows] += _gradient_evaluations(shaped, level + 1).cpu()
-            diagnosis, spent = measure(some, shaped, level + 1)
-        else:
-            log_w = sample_log_weights(some, shaped, Stream.ESTIMATE.of(level), samples)
-            some.keep(log_w)
-            diagnosis = diagnose(log_w)
-            spent = diagnosis.samples
-        evaluations[rows] += spent
-        order.append(rows)
-        diagnoses.append(diagnosis)
-    back = torch.cat(order).argsort()
+
+def measure(block: Block, proposal: Proposal) -> tuple[Diagnosis, Float[Tensor, " batch"]]:
+    """The estimates of all images, and the decoder evaluations of their samples and refinements."""
+    sampled, evaluations = _sampled(block, proposal, level=0)
+    for rows, log_w in sampled:
+        block[rows.to(block.images.device)].keep(log_w)
+    diagnoses = [diagnose(log_w) for _, log_w in sampled]
+    back = torch.cat([rows for rows, _ in sampled]).argsort()
     return Diagnosis(*(torch.cat(values)[back] for values in zip(*diagnoses, strict=True))), evaluations
 
 
-def _needs_more(log_w: Float[Tensor, "pilots batch"], samples: int, *, adaptable: bool) -> Bool[Tensor, " batch"]:
-    """Whether the pilots' weights show that `samples` samples are probably too few, but that more may be enough.
+def _sampled(block: Block, proposal: Proposal, level: int) -> tuple[list[Sampled], Float[Tensor, " batch"]]:
+    """Log-weights of this level's samples, or of those of the next levels where these are not enough."""
+    settings = block.settings
+    samples = settings.samples * GROWTH**level
+    log_w = sample_log_weights(block, proposal, Stream.ESTIMATE.of(level), samples)
+    evaluations = torch.full((len(block),), float(samples), dtype=torch.float64)
+    if samples * GROWTH > settings.budget:
+        return [Sampled(torch.arange(len(block)), log_w)], evaluations
+
+    first, second = halves = log_w.tensor_split(2)
+    # The verdict on the second half decides about the first, and the other way round.
+    replace_second, replace_first = (_too_few(half, samples, adaptable=proposal.adaptable) for half in halves)
+    hard = replace_first | replace_second
+    sampled = [Sampled(rows := (~hard).nonzero().squeeze(1), log_w[:, rows])]
+    rows = hard.nonzero().squeeze(1)
+    if len(rows):
+        on_device = rows.to(block.images.device)
+        some, shaped = block[on_device], proposal[on_device]
+        if shaped.adaptable:
+            shaped = _refined(some, shaped, level + 1)
+            evaluations[rows] += _gradient_evaluations(shaped, level + 1).cpu()
+        more, spent = _sampled(some, shaped, level + 1)
+        evaluations[rows] += spent
+        for place, new in more:
+            each = rows[place]
+            both, only_second = replace_first[each] & replace_second[each], replace_second[each] & ~replace_first[each]
+            kept = torch.where(only_second, first[:, each], second[:, each])
+            sampled.append(Sampled(each[both], new[:, both]))
+            sampled.append(Sampled(each[~both], pooled(kept[:, ~both], new[:, ~both])))
+    return [part for part in sampled if len(part.rows)], evaluations
+
+
+def pooled(first: Float[Tensor, "first batch"], second: Float[Tensor, "second batch"]) -> Float[Tensor, "both batch"]:
+    """Log-weights whose mean weight is the mean of the mean weights of two estimates."""
+    both = len(first) + len(second)
+    return torch.cat([part + math.log(both / (2 * len(part))) for part in (first, second)])
+
+
+def _too_few(log_w: Float[Tensor, "half batch"], samples: int, *, adaptable: bool) -> Bool[Tensor, " batch"]:
+    """Whether the weights of a half show that `samples` samples are probably too few, but that more may be enough.
 
     If one sample has all the weight and the proposal cannot adapt, more samples will not help.
     """

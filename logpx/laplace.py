@@ -11,49 +11,38 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from logpx.curvature import Derivatives
-from logpx.data import Data, device_of, select
+from logpx.curvature import Curvature, Derivatives
+from logpx.data import Data, select
 from logpx.distributions import cholesky
-from logpx.model import Moments
+from logpx.model import Model, Moments, log_joint_gradient
 
 # A mode counts as found when the Newton decrement gᵀH⁻¹g / 2, the nats that a further step would gain, is below this:
 # less than one posterior standard deviation in one direction. Refinement corrects the rest.
 TOLERANCE = 0.2
-GAUSS_NEWTON_STEPS, NEWTON_STEPS = 10, 3
+STEPS, NEWTON_STEPS = 16, 3
 FLOOR = 0.3
 GROUP = 32
 LONGEST = 2.0  # step along a path, in standard deviations of the prior
 
 
-class SearchState(NamedTuple):
-    """Current points of the mode search of a batch of images, and the curvature there."""
+class Climb(NamedTuple):
+    """Where a search has led each image of a batch."""
 
     z: Float[Tensor, "batch latent"]
     value: Float[Tensor, " batch"]
     gradient: Float[Tensor, "batch latent"]
-    surrogate: Float[Tensor, "batch latent latent"]
-    hessian: Float[Tensor, "batch latent latent"]
+    metric: Float[Tensor, "batch latent latent"]  # estimate of the negative Hessian, positive definite
+    left: Bool[Tensor, " batch"]  # whether it left the search
     evaluations: Int[Tensor, " batch"]  # decoder evaluations; a tangent or a gradient counts as one
-
-    @property
-    def precision(self) -> Float[Tensor, "batch latent latent"]:
-        """The Hessian with its eigenvalues, relative to the surrogate, raised to at least `FLOOR`."""
-        return bounded(self.hessian, self.surrogate)
-
-
-def begin(compute: Derivatives, x: Data, z: Float[Tensor, "batch latent"]) -> SearchState:
-    """The search's state at its start."""
-    evaluations = torch.full((len(z),), compute.cost, device=z.device)
-    return SearchState(z, *compute.at(x, z), evaluations)
 
 
 @torch.no_grad()
 def follow_path(
     compute: Derivatives, x: Data, prior: Moments, z: Float[Tensor, "batch latent"], betas: Sequence[float]
-) -> tuple[Float[Tensor, "batch latent"], int]:
+) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent latent"], int]:
     """Follow the mode of p(z) p(x | z)^β from the prior to the posterior, one Gauss-Newton step for each β.
 
     Far from the posterior its own gradient points to whatever mode is near. With a small β only what most of the
@@ -64,69 +53,127 @@ def follow_path(
         betas: inverse temperatures of the likelihood, rising.
 
     Returns:
-        Where they end, and their decoder evaluations per image.
+        Where they end, the posterior's surrogate at the point before, and their decoder evaluations per image.
     """
     precision = prior.scale.double().square().reciprocal()
     matrix = torch.diag_embed(precision)
+    surrogate = matrix.expand(len(z), -1, -1)
     for beta in betas:
         found = compute.at(x, z)
+        surrogate = found.surrogate
         pull = -precision * (z - prior.mean).double()
         gradient = pull + beta * (found.gradient - pull)
         step = solve(matrix + beta * (found.surrogate - matrix), gradient)
         length = (step / prior.scale).norm(dim=-1, keepdim=True)
         z = z + (step * (LONGEST / length.clamp(min=LONGEST))).nan_to_num(0, 0, 0).to(z)
-    return z, len(betas) * compute.cost
+    return z, surrogate, len(betas) * compute.cost
 
 
-def levenberg_marquardt(
-    compute: Derivatives,
+@torch.no_grad()
+def climb(
+    model: Model,
     x: Data,
-    start: SearchState,
-    steps: int,
-    *,
-    newton: bool,
-    leave: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> SearchState:
-    """Damped Gauss-Newton steps, or Newton steps, for the images that have not converged.
+    z: Float[Tensor, "batch latent"],
+    metric: Float[Tensor, "batch latent latent"],
+    leave: Callable[[Tensor, Tensor], Tensor],
+) -> Climb:
+    """Damped quasi-Newton steps (BFGS), for the images that have not converged.
 
-    A step that does not raise the log-joint is rejected and the damping raised. Converged images leave the batch.
-    Images that do not converge keep their best point.
+    A step needs a value and a gradient. A step that does not raise the log-joint is rejected and the damping raised.
+    Every step updates the metric, and Powell's damping keeps it positive definite (Nocedal & Wright 2006, procedure
+    18.2). Converged images leave the batch. Images that do not converge keep their best point.
 
     Args:
+        metric: an estimate of the negative Hessian at z, positive definite.
         leave: of some images' rows and the points that they are about to move to, which of them leave the search.
     """
-    state = SearchState(*(part.clone() for part in start))
-    z, value, gradient, surrogate, hessian, evaluations = state
+    z, metric = z.clone(), metric.clone()
+    value, gradient = _value_and_gradient(model, x, z)
+    evaluations = torch.full((len(z),), 2, device=z.device)
+    left = torch.zeros_like(value, dtype=torch.bool)
     damping = torch.full_like(value, 1e-3)
-    going = torch.ones_like(value, dtype=torch.bool)
     group = min(GROUP, len(z))
-    for _ in range(steps):
-        active = (going & (decrement(gradient, surrogate) >= TOLERANCE)).nonzero().squeeze(1)
+    for _ in range(STEPS):
+        active = (~left & (decrement(gradient, metric) >= TOLERANCE)).nonzero().squeeze(1)
+        ridge = torch.diag_embed(damping[active, None] * metric[active].diagonal(dim1=-2, dim2=-1))
+        proposed = z[active] + solve(metric[active] + ridge, gradient[active]).to(z)
+        leaves = leave(active, proposed)
+        left[active[leaves]] = True
+        active, proposed = active[~leaves], proposed[~leaves]
         if len(active) == 0:
             break
-        matrix = surrogate[active]
-        if newton:
-            matrix = bounded(hessian[active], matrix)
-        ridge = torch.diag_embed(damping[active, None] * matrix.diagonal(dim1=-2, dim2=-1))
-        proposed = z[active] + solve(matrix + ridge, gradient[active]).to(z)
-        if leave is not None:
-            stay = ~leave(active, proposed)
-            going[active] = stay
-            active, proposed = active[stay], proposed[stay]
-            if len(active) == 0:
-                break
         # Whole groups, with some images twice: oneDNN prepares a kernel for each new size, which costs memory.
-        padded = torch.arange(-(-len(active) // group) * group, device=device_of(x)) % len(active)
+        padded = torch.arange(-(-len(active) // group) * group, device=z.device) % len(active)
         active, proposed = active[padded], proposed[padded]
+        new_value, new_gradient = _value_and_gradient(model, select(x, active), proposed)
+        evaluations[active] += 2
+        metric[active] = updated(metric[active], (proposed - z[active]).double(), gradient[active] - new_gradient)
+        better = new_value > value[active]
+        damping[active] *= torch.where(better, 0.2, 10.0).to(damping)
+        moved = active[better]
+        z[moved], value[moved], gradient[moved] = proposed[better], new_value[better], new_gradient[better]
+    return Climb(z, value, gradient, metric, left, evaluations)
+
+
+def _value_and_gradient(
+    model: Model, x: Data, z: Float[Tensor, "batch latent"]
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
+    value, gradient = log_joint_gradient(model, x, z)
+    return value, gradient.double()
+
+
+def updated(
+    metric: Float[Tensor, "batch latent latent"],
+    step: Float[Tensor, "batch latent"],
+    change: Float[Tensor, "batch latent"],
+) -> Float[Tensor, "batch latent latent"]:
+    """The metric B after a step s that changed the gradient of −log p(x, z) by y: BFGS with Powell's damping.
+
+    r = θ y + (1 − θ) B s, with the largest θ ≤ 1 for which sᵀr ≥ 0.2 sᵀBs; the new metric maps s to r. If it would not
+    be finite, the metric stays.
+    """
+    image = (metric @ step[..., None])[..., 0]
+    bend, length = (step * change).sum(-1, keepdim=True), (step * image).sum(-1, keepdim=True)
+    theta = torch.where(bend < 0.2 * length, 0.8 * length / (length - bend), 1.0)
+    target = theta * change + (1 - theta) * image
+    removed = image[..., None] * (image / length)[..., None, :]
+    added = target[..., None] * (target / (step * target).sum(-1, keepdim=True))[..., None, :]
+    new = metric - removed + added
+    return torch.where(new.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), new, metric)
+
+
+@torch.no_grad()
+def newton(
+    compute: Derivatives, x: Data, z: Float[Tensor, "batch latent"]
+) -> tuple[Float[Tensor, "batch latent"], Curvature, Int[Tensor, " batch"]]:
+    """Damped Newton steps with the bounded Hessian, for the images that have not converged.
+
+    Returns:
+        Where each image ends, the derivatives there, and the decoder evaluations.
+    """
+    z = z.clone()
+    curvature = Curvature(*(part.clone() for part in compute.at(x, z)))
+    evaluations = torch.full((len(z),), compute.cost, device=z.device)
+    damping = torch.full_like(curvature.value, 1e-3)
+    group = min(GROUP, len(z))
+    for _ in range(NEWTON_STEPS):
+        matrix = bounded(curvature.hessian, curvature.surrogate)
+        active = (decrement(curvature.gradient, matrix) >= TOLERANCE).nonzero().squeeze(1)
+        if len(active) == 0:
+            break
+        active = active[torch.arange(-(-len(active) // group) * group, device=z.device) % len(active)]
+        matrix = matrix[active]
+        ridge = torch.diag_embed(damping[active, None] * matrix.diagonal(dim1=-2, dim2=-1))
+        proposed = z[active] + solve(matrix + ridge, curvature.gradient[active]).to(z)
         found = compute.at(select(x, active), proposed)
         evaluations[active] += compute.cost
-        better = found.value > value[active]
+        better = found.value > curvature.value[active]
         damping[active] *= torch.where(better, 0.2, 10.0).to(damping)
         moved = active[better]
         z[moved] = proposed[better]
-        for part, new in zip((value, gradient, surrogate, hessian), found, strict=True):
+        for part, new in zip(curvature, found, strict=True):
             part[moved] = new[better]
-    return state
+    return z, curvature, evaluations
 
 
 def solve(

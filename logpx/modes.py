@@ -17,14 +17,12 @@ from logpx.block import Block
 from logpx.curvature import Derivatives, derivatives
 from logpx.distributions import cholesky
 from logpx.laplace import (
-    GAUSS_NEWTON_STEPS,
-    NEWTON_STEPS,
     TOLERANCE,
-    SearchState,
-    begin,
+    bounded,
+    climb,
     decrement,
     follow_path,
-    levenberg_marquardt,
+    newton,
     solve,
 )
 from logpx.model import log_joint
@@ -36,8 +34,8 @@ DRAWS = 256  # of the prior, to find a start if none is given
 SPREAD = 0.1  # of the points that paths start from, in standard deviations of the prior around its mean
 SEPARATION = 9.0  # squared distance between modes, by the curvature of either; less is the same mode
 NEGLIGIBLE = 5.0  # nats by which a mode's share of p(x) is smaller than the largest's, to be left out
-SEARCHES = 4  # in a row that must find no new mode, for each mode that an image with several modes has
-MOST = 256  # further searches of an image
+SEARCHES = 4  # of a round; as many rounds in a row as an image with several modes has modes must find no new one
+MOST = 64  # further rounds of an image
 
 
 class Peak(NamedTuple):
@@ -78,8 +76,8 @@ def find(block: Block) -> Modes:
     """Search the modes of log p(x | z) + log p(z) of all images together."""
     compute = derivatives(block.model, block.latent)
     start, drawn = (_likeliest_draw(block), DRAWS) if block.start is None else (block.start, 0)
-    peak, cost = _search(block, compute, start, [])
-    found, evaluations = [peak], cost + drawn
+    peak, cost = _search(block, compute, start, compute.at(block.x, start).surrogate, [])
+    found, evaluations = [peak], cost + compute.cost + drawn
     for point in _points(block, start):
         peak, cost = _along_path(block, compute, point, found)
         found, evaluations = _distinct([*found, peak]), evaluations + cost
@@ -116,23 +114,34 @@ def _points(block: Block, start: Float[Tensor, "batch latent"]) -> list[Float[Te
 def _more(block: Block, compute: Derivatives, found: list[Peak], evaluations: Int[Tensor, " batch"]) -> Modes:
     """Further searches for images with several modes, from draws of the prior, until enough in a row find nothing."""
     modes = _numbers(found)
-    last = torch.where(modes > 1, SEARCHES * modes, 0)  # number of the search after which an image needs no more
+    last = torch.where(modes > 1, modes, 0)  # number of the round after which an image needs no more
     for number in range(1, MOST + 1):
         rows = (last >= number).nonzero().squeeze(1)
         if len(rows) == 0:
             break
-        some, known = block[rows], [peak.select(rows) for peak in found]
-        peak, cost = _along_path(some, compute, some.noise(Stream.STARTS, number, 1).normal[0], known)
+        known = [peak.select(rows) for peak in found]
+        peaks, cost = _at_once(block[rows], compute, number, known)
         evaluations[rows] += cost
-        now = _distinct([*known, peak])
+        now = _distinct([*known, *peaks])
         grown = (_numbers(now) > _numbers(known)).nonzero().squeeze(1)
         if len(grown):  # only these images change, so that no image depends on the others
             now = [peak.select(grown) for peak in now]
             found += [found[0].without_mass()] * (len(now) - len(found))
             now += [now[0].without_mass()] * (len(found) - len(now))
             found = [old.replaced(rows[grown], new) for old, new in zip(found, now, strict=True)]
-            last[rows[grown]] = number + SEARCHES * _numbers(now)
+            last[rows[grown]] = number + _numbers(now)
     return Modes(found, last <= MOST, evaluations)
+
+
+def _at_once(
+    block: Block, compute: Derivatives, number: int, known: list[Peak]
+) -> tuple[list[Peak], Int[Tensor, " batch"]]:
+    """A round of `SEARCHES` searches of each image."""
+    rows = torch.arange(len(block), device=block.images.device).repeat(SEARCHES)
+    points = block.noise(Stream.STARTS, number, SEARCHES).normal.flatten(0, 1)
+    peak, cost = _along_path(block[rows], compute, points, [peak.select(rows) for peak in known])
+    each = [peak.select(part) for part in torch.arange(len(rows), device=rows.device).view(SEARCHES, -1)]
+    return each, cost.view(SEARCHES, -1).sum(0)
 
 
 def _along_path(
@@ -140,52 +149,58 @@ def _along_path(
 ) -> tuple[Peak, Int[Tensor, " batch"]]:
     """A search along a path. Its start is given in standard deviations of the prior around its mean."""
     betas = PATH if block.start is None else SHORT_PATH
-    z, cost = follow_path(compute, block.x, block.prior, block.prior.mean + block.prior.scale * point, betas)
-    peak, evaluations = _search(block, compute, z, found)
+    start = block.prior.mean + block.prior.scale * point
+    z, metric, cost = follow_path(compute, block.x, block.prior, start, betas)
+    peak, evaluations = _search(block, compute, z, metric, found)
     return peak, evaluations + cost
 
 
 def _search(
-    block: Block, compute: Derivatives, z: Float[Tensor, "batch latent"], found: list[Peak]
+    block: Block,
+    compute: Derivatives,
+    z: Float[Tensor, "batch latent"],
+    metric: Float[Tensor, "batch latent latent"],
+    found: list[Peak],
 ) -> tuple[Peak, Int[Tensor, " batch"]]:
     """Climb from z, until a mode is reached or the next step leads to one that is known.
 
-    Damped Gauss-Newton steps first. If they do not converge but lead so high that a mode there would matter, Newton
-    steps with the bounded Hessian follow, for images where f bends too much for Gauss-Newton. An end that has not
-    converged then still counts as a mode.
+    Quasi-Newton steps lead to the mode. If they do not converge but lead so high that a mode there would matter, Newton
+    steps follow. An end that has not converged then still counts as a mode.
+
+    Args:
+        metric: an estimate of the negative Hessian at z.
 
     Returns:
         The end of each image's search, and its decoder evaluations. It has no mass if nothing new was found.
     """
+    end = climb(block.model, block.x, z, metric, lambda rows, z: _near([peak.select(rows) for peak in found], z))
+    highest = torch.stack([peak.value for peak in found]).amax(0) if found else end.value
+    low = end.value < highest - NEGLIGIBLE
+    peak = Peak(end.z, end.metric, torch.full_like(end.value, -torch.inf).double(), ~low, end.value)
+    left = end.left | _near(found, end.z)
+    rows = (~left & (~low | (decrement(end.gradient, end.metric) < TOLERANCE))).nonzero().squeeze(1)
+    if len(rows) == 0:
+        return peak, end.evaluations
+    top, evaluations = _top(block[rows], compute, end.z[rows])
+    near = _near([peak.select(rows) for peak in found], top.mode)
+    top = top._replace(log_mass=top.log_mass.masked_fill(~top.converged & (low[rows] | near), -torch.inf))
+    return peak.replaced(rows, top), end.evaluations.index_add(0, rows, evaluations)
 
-    def near(rows: Tensor, z: Tensor) -> Tensor:
-        return _near([peak.select(rows) for peak in found], z)
 
-    def low(end: SearchState) -> Tensor:
-        highest = torch.stack([peak.value for peak in found]).amax(0) if found else end.value
-        return end.value < highest - NEGLIGIBLE
-
-    end = levenberg_marquardt(
-        compute, block.x, begin(compute, block.x, z), GAUSS_NEWTON_STEPS, newton=False, leave=near
-    )
-    lower = low(end)
-    end = levenberg_marquardt(
-        compute, block.x, end, NEWTON_STEPS, newton=True, leave=lambda rows, z: lower[rows] | near(rows, z)
-    )
-    precision = end.precision
+def _top(block: Block, compute: Derivatives, z: Float[Tensor, "batch latent"]) -> tuple[Peak, Int[Tensor, " batch"]]:
+    """Laplace's approximation at the mode near z, and its decoder evaluations."""
+    z, curvature, evaluations = newton(compute, block.x, z)
+    precision = bounded(curvature.hessian, curvature.surrogate)
     # One more full Newton step, which needs no new derivatives and is exact where f is linear.
-    polished = end.z + solve(precision, end.gradient).to(end.z)
+    polished = z + solve(precision, curvature.gradient).to(z)
     value = log_joint(block.model, block.x, polished)
-    better = value > end.value
-    value = torch.where(better, value, end.value)
+    better = value > curvature.value
+    value = torch.where(better, value, curvature.value)
     factor = cholesky(precision)
     spread = 0.5 * block.latent * math.log(2 * math.pi) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    converged = decrement(end.gradient, precision) < TOLERANCE
-    known = _near(found, polished) | _near(found, end.z + solve(end.surrogate, end.gradient).to(end.z))
-    nothing = ~converged & (low(end) | known)
-    log_mass = (value + spread).nan_to_num(-torch.inf).masked_fill(nothing, -torch.inf)
-    peak = Peak(torch.where(better[:, None], polished, end.z), factor, log_mass, converged, value)
-    return peak, end.evaluations + 1
+    converged = decrement(curvature.gradient, precision) < TOLERANCE
+    log_mass = (value + spread).nan_to_num(-torch.inf)
+    return Peak(torch.where(better[:, None], polished, z), factor, log_mass, converged, value), evaluations + 1
 
 
 def _near(found: list[Peak], z: Float[Tensor, "batch latent"]) -> Bool[Tensor, " batch"]:

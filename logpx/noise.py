@@ -33,13 +33,12 @@ ROUNDS = 10
 class Stream(IntEnum):
     """What an image's noise is used for. Each use has its own stream, so that no two uses share a number.
 
-    `ESTIMATE`, `PILOT` and the streams of a rescue are each the first of `LEVELS` consecutive numbers, one per level.
+    `ESTIMATE` and the streams of a rescue are each the first of `LEVELS` consecutive numbers, one per level.
     `REFINEMENT` is the first of 2 · `LEVELS`, two per level. `of(level)` gives the number of a level.
     """
 
     ELBO = 0
     ESTIMATE = 1
-    PILOT = 33
     REFINEMENT = 65
     STARTS = 88
     DRAWS = 89

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from logpx import annealing
-from logpx.block import GROWTH, Block, blocks
-from logpx.importance import fit_proposal, pilot_samples, sample_log_weights
+from logpx.block import Block, blocks
+from logpx.importance import fit_proposal, sample_log_weights
 from logpx.noise import Stream
 from logpx.weights import Weights
 
@@ -29,11 +29,7 @@ def importance_curve(whole: Block, samples: int) -> pd.DataFrame:
     for block in blocks(whole):
         fit = fit_proposal(block)
         columns.append(sample_log_weights(block, fit.proposal, Stream.ESTIMATE, samples))
-        # The estimator draws pilots if it may draw more samples after them, so they are part of its cost.
-        settings = whole.settings
-        escalates = fit.proposal.adaptable and settings.samples * GROWTH <= settings.budget
-        pilots = pilot_samples(settings.samples) if escalates else 0
-        spent.append(fit.evaluations.cpu() + pilots)
+        spent.append(fit.evaluations.cpu())
     log_w, before = torch.cat(columns, 1), float(torch.cat(spent).double().mean())
     sizes = [SMALLEST * 2**i for i in range(int(math.log2(samples / SMALLEST)) + 1)]
     return pd.DataFrame([_point(whole.settings.proposal, before + size, log_w[:size]) for size in sizes])

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from logpx import estimator
 from logpx.batching import ranges
-from logpx.block import Settings, blocks
+from logpx.block import Block, Settings, blocks
+from logpx.estimator import Estimate
 from logpx.noise import BLOCK
 from logpx.observations.gaussian import Gaussian
 from logpx.prior_monte_carlo import prior_monte_carlo
@@ -52,12 +53,12 @@ def measure(
     """
     seed, chunk = settings.seed, settings.chunk
 
-    def elbos_of(images: range) -> Columns:
-        part, samples = slice(images.start, images.stop), evaluate.elbo_samples
-        return elbos(vae, x[part], y[part], samples=samples, seed=seed, chunk=chunk, first=images.start)._asdict()
+    def elbos_of(images: Sequence[int]) -> Columns:
+        part, samples = slice(images[0], images[-1] + 1), evaluate.elbo_samples
+        return elbos(vae, x[part], y[part], samples=samples, seed=seed, chunk=chunk, first=images[0])._asdict()
 
-    def prior_of(images: range) -> Columns:
-        part = slice(images.start, images.stop)
+    def prior_of(images: Sequence[int]) -> Columns:
+        part = slice(images[0], images[-1] + 1)
         return _prior(vae, x[part], y[part], evaluate.prior_samples, seed, chunk)
 
     elbo = _distribute("elbo", ranges(len(x), chunk // BLOCK), elbos_of, work, group)
@@ -139,42 +140,67 @@ def _log_px(
     Args:
         keep: first images whose log-weights are kept; float32, one image after another.
     """
-    by_start = {int(block.images[0]): block for block in blocks(prepare(vae, x, y, settings))}
+    whole = prepare(vae, x, y, settings)
 
-    def of_block(images: range) -> Columns:
-        if not keep:
-            return estimator.estimate_block(by_start[images.start])._asdict()
-        kept: dict[int, Tensor] = {}
-        found = estimator.estimate_block(replace(by_start[images.start], log_weights=kept))._asdict()
-        some = [kept[image].float() for image in images if image < keep]
-        owners = [torch.full((len(kept[image]),), image) for image in images if image < keep]
-        nothing = torch.zeros(0)
-        return found | {"log_weights": torch.cat([nothing, *some]), OWNER: torch.cat([nothing.long(), *owners])}
+    def computed(estimate: Callable[[Block], Estimate]) -> Callable[[Sequence[int]], Columns]:
+        def of_images(images: Sequence[int]) -> Columns:
+            kept: dict[int, Tensor] = {}
+            rows = torch.tensor(images, device=x.device)
+            columns = estimate(replace(whole[rows], log_weights=kept if keep else None))._asdict()
+            some = {image: kept[image].float() for image in images if image < keep}
+            owners = [torch.full((len(log_w),), image) for image, log_w in some.items()]
+            nothing = torch.zeros(0)
+            return columns | {"log_weights": torch.cat([nothing, *some.values()]), OWNER: torch.cat([nothing, *owners])}
 
-    parts = [range(start, start + len(block)) for start, block in by_start.items()]
-    return _distribute(name, parts, of_block, work, group, label=f"log p(x), {settings.proposal}")
+        return of_images
+
+    parts = [block.images.tolist() for block in blocks(whole)]
+    label = f"log p(x), {settings.proposal}"
+    columns = _distribute(name, parts, computed(estimator.estimate_block), work, group, label)
+    failed = estimator.failed(whole, columns["trusted"])
+    if failed:
+        parts, label = [rows.tolist() for rows in failed], f"{label}, rescue"
+        again = _distribute(f"{name} rescue", parts, computed(estimator.estimate_again), work, group, label)
+        columns = _replaced(columns, again, torch.cat(failed))
+    weights = {name: columns.pop(name) for name in ("log_weights", OWNER)}
+    return columns | {"log_weights": weights["log_weights"]} if keep else columns
+
+
+def _replaced(columns: Columns, by: Columns, rows: Tensor) -> Columns:
+    """The columns with the images of some rows measured again; their evaluations add up."""
+    by = by | {"evaluations": by["evaluations"] + columns["evaluations"][rows]}
+    kept = ~torch.isin(columns[OWNER], rows)
+    weights = {name: torch.cat([columns[name][kept], by[name]]) for name in ("log_weights", OWNER)}
+    new = {name: values.index_copy(0, rows, by[name]) for name, values in columns.items() if name not in weights}
+    return _by_owner(new | weights)
+
+
+def _by_owner(columns: Columns) -> Columns:
+    """The log-weights of one image after another."""
+    order = columns[OWNER].argsort(stable=True)
+    return columns | {name: columns[name][order] for name in ("log_weights", OWNER)}
 
 
 def _distribute(
     name: str,
-    blocks: Sequence[range],
-    compute: Callable[[range], Columns],
+    parts: Sequence[Sequence[int]],
+    compute: Callable[[Sequence[int]], Columns],
     work: UnfinishedWork,
     group: Group,
     label: str = "",
 ) -> Columns:
-    """The columns of all blocks of images. The processes share the blocks, and every process gets all columns."""
-    mine = group.round_robin(blocks)
-    parts = []
+    """The columns of all parts, in the order of their images. The processes share the parts; all get all columns."""
+    mine = group.round_robin(parts)
+    found = []
     for images in progress(mine, len(mine), label) if label and group.rank == 0 else mine:
-        columns = work.once(f"{name} {images.start}", lambda images=images: compute(images))
-        parts.append({"image": torch.tensor(images), **columns})
-    gathered = [columns for columns in group.gather(_join(parts)) if columns]
-    together = _join(gathered)
+        columns = work.once(f"{name} {images[0]}", lambda images=images: compute(images))
+        found.append({"image": torch.tensor(images), **columns})
+    together = _join([columns for columns in group.gather(_join(found)) if columns])
     order = together.pop("image").argsort()
-    weights = together.pop("log_weights", None)
-    columns = {column: values[order] for column, values in together.items() if column != OWNER}
-    return columns if weights is None else columns | {"log_weights": weights[together[OWNER].argsort(stable=True)]}
+    together = _by_owner(together) if OWNER in together else together
+    return {
+        column: values if column in ("log_weights", OWNER) else values[order] for column, values in together.items()
+    }
 
 
 def _join(parts: Sequence[Columns]) -> Columns:

@@ -1,4 +1,4 @@
-"""Log p(x) by importance sampling: exact or calibrated on the linear model, unbiased whatever the pilots choose."""
+"""Log p(x) by importance sampling: exact or calibrated on the linear model, unbiased whatever the halves decide."""
 
 import math
 from dataclasses import replace
@@ -112,20 +112,22 @@ def test_exact_weights_never_escalate(linear: Linear, generator: torch.Generator
     assert (result.samples == samples).all()
 
 
-def test_pilots_with_a_tail_near_the_limit_ask_for_more(generator: torch.Generator) -> None:
+def test_a_half_with_a_tail_near_the_limit_asks_for_more(generator: torch.Generator) -> None:
     """Weights U^(−½) have k̂ = ½: below the limit for 256 samples, 0.585, but not by the margin of their error."""
     log_w = -0.5 * ((torch.arange(128, dtype=torch.float64)[:, None] + 0.5) / 128).log()  # quantiles of ½ · Exp(1)
     assert 0.4 < float(pareto_khat(log_w)) < 0.58
-    assert importance._needs_more(log_w, 256, adaptable=True).item() is True
+    assert importance._too_few(log_w, 256, adaptable=True).item() is True
     light = 0.05 * torch.randn(128, 1, generator=generator, dtype=torch.float64)
-    assert importance._needs_more(light, 256, adaptable=True).item() is False
+    assert importance._too_few(light, 256, adaptable=True).item() is False
 
 
-def test_images_with_poor_pilots_get_more_samples_up_to_the_budget(linear: Linear, generator: torch.Generator) -> None:
+def test_images_with_poor_weights_get_more_samples_up_to_the_budget(linear: Linear, generator: torch.Generator) -> None:
     vae, x = linear.vae(scale=8.0), linear.sample(30, generator)
     result = estimate(vae, x, "encoder", samples=64, budget=1024)
-    assert {64.0, 256.0} <= set(result.samples.tolist()) <= {64.0, 256.0, 1024.0}
-    assert estimate(vae, x, "encoder", samples=64, budget=1023).samples.max() == 256
+    # One level, or the half of one that is kept and the next.
+    numbers = {64.0, 256.0, 32.0 + 256, 1024.0, 128.0 + 1024, 32.0 + 1024, 32.0 + 128 + 1024}
+    assert {64.0, 32.0 + 256} <= set(result.samples.tolist()) <= numbers
+    assert estimate(vae, x, "encoder", samples=64, budget=1023).samples.max() == 32 + 256
     first = estimate(vae, x, "encoder", samples=64, budget=64)
     assert first.samples.max() == 64
     # Images that stay at the first level have the same estimate as without further levels.
@@ -133,10 +135,10 @@ def test_images_with_poor_pilots_get_more_samples_up_to_the_budget(linear: Linea
     torch.testing.assert_close(result.log_px[stayed], first.log_px[stayed], rtol=0, atol=1e-9)
 
 
-def test_there_are_no_pilots_when_the_budget_allows_no_other_level(
+def test_no_half_is_judged_when_the_budget_allows_no_other_level(
     linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importance, "_needs_more", lambda *_, **__: pytest.fail("pilots have nothing to decide"))
+    monkeypatch.setattr(importance, "_too_few", lambda *_, **__: pytest.fail("there is nothing to decide"))
     vae, x = linear.vae(), linear.sample(5, generator)
     settings = replace(SETTINGS, samples=256, budget=1023)
     fitted = importance.fit_proposal(prepare(vae, x, None, settings)).evaluations
@@ -150,37 +152,65 @@ def test_a_regression_in_more_dimensions_gets_more_gradients() -> None:
         assert importance._rounds(1, latent) == (importance.GRADIENTS_OF_HARD,)
 
 
-def test_evaluations_count_fit_pilots_gradients_and_samples(
+def test_evaluations_count_fit_gradients_and_samples(
     linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every image is hard at the first level and easy at the second. A gradient counts as one more evaluation."""
-    monkeypatch.setattr(
-        importance, "_needs_more", lambda log_w, samples, **_: torch.full(log_w.shape[1:], samples == 64)
-    )
+    monkeypatch.setattr(importance, "_too_few", lambda log_w, samples, **_: torch.full(log_w.shape[1:], samples == 64))
     vae, x = linear.vae(), linear.sample(5, generator)
     settings = replace(SETTINGS, samples=64, budget=1024)
     fit = importance.fit_proposal(prepare(vae, x, None, settings))
     found = estimate_whole(prepare(vae, x, None, settings))
     assert (found.samples == 256).all()
-    expected = fit.evaluations + (32 + 2 * 128 + 128 + 256)
+    expected = fit.evaluations + (64 + 2 * 128 + 256)
     assert found.evaluations.tolist() == expected.tolist()
 
 
-def test_the_estimate_is_unbiased_although_pilots_choose_the_number_of_samples(
-    linear: Linear, generator: torch.Generator
+@pytest.mark.parametrize("scale", [6.0, 0.7])
+def test_the_estimate_is_unbiased_although_weights_choose_the_number_of_samples(
+    linear: Linear, generator: torch.Generator, scale: float
 ) -> None:
-    """The mean of p̂(x)/p(x) over repetitions is one, because the estimate uses fresh samples."""
-    vae, one = linear.vae(scale=6.0), linear.sample(1, generator)
-    x = one.expand(3000, -1).contiguous()  # the same image under 3 000 noises
+    """The mean of p̂(x)/p(x) over repetitions is one, because no sample decides about itself.
+
+    It would not be if a half decided about itself, or about both. Images of every kind occur: none, one or both of the
+    halves are replaced.
+    """
+    vae, one = linear.vae(scale=scale), linear.sample(1, generator)
+    x = one.expand(20_000, -1).contiguous()  # the same image under 20 000 noises
     result = estimate(vae, x, "encoder", samples=64, budget=256)
-    assert set(result.samples.tolist()) == {64.0, 256.0}
+    assert set(result.samples.tolist()) == {64.0, 256.0, 32.0 + 256}
     ratio = (result.log_px - linear.log_px(x)).exp()
     # At 4.5 standard errors: fails for one seed in 150 000, and the seed is fixed.
     assert abs(float(ratio.mean()) - 1) < 4.5 * float(ratio.std()) / math.sqrt(len(ratio))
 
 
+def test_either_half_decides_about_the_other(
+    linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdict on the first half is made "too few" for even images, that on the second for the first two."""
+    vae, x = linear.vae(scale=1.5), linear.sample(4, generator)
+    settings = replace(SETTINGS, samples=64, budget=256, proposal="encoder")
+    (whole,) = block.blocks(prepare(vae, x, None, settings))
+    proposal = importance.fit_proposal(whole).proposal
+    verdicts = iter([torch.tensor([True, False, True, False]), torch.tensor([True, True, False, False])])
+    monkeypatch.setattr(importance, "_too_few", lambda *_, **__: next(verdicts))
+    found, _ = importance.measure(whole, proposal)
+
+    halves = importance.sample_log_weights(whole, proposal, Stream.ESTIMATE, 64).split(32)
+    more = importance.sample_log_weights(whole, proposal, Stream.ESTIMATE.of(1), 256)
+    first, second, new = (log_w.exp().mean(0) for log_w in (*halves, more))
+    expected = torch.stack([
+        new[0],
+        (new[1] + second[1]) / 2,  # the second half says that the first is not enough
+        (first[2] + new[2]) / 2,
+        (first[3] + second[3]) / 2,
+    ])  # fmt: skip
+    torch.testing.assert_close(found.log_px.exp(), expected, rtol=1e-9, atol=0)
+    assert found.samples.tolist() == [256, 32 + 256, 32 + 256, 64]
+
+
 def test_no_noise_is_used_twice(linear: Linear, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pilots and estimates of each level draw fresh noise. The bias of reused noise can be too small to see."""
+    """The estimates of each level draw fresh noise. The bias of reused noise can be too small to see."""
     drawn: list[tuple[int, int, int]] = []
     original = noise.draw
 
@@ -193,7 +223,7 @@ def test_no_noise_is_used_twice(linear: Linear, generator: torch.Generator, monk
     vae, x = linear.vae(scale=8.0), linear.sample(30, generator)
     estimate(vae, x, "encoder", samples=64, budget=1024)
     used = {stream for _, stream, _ in drawn}
-    assert {Stream.ESTIMATE.of(0), Stream.ESTIMATE.of(1), Stream.PILOT.of(0), Stream.PILOT.of(1)} <= used
+    assert {Stream.ESTIMATE.of(0), Stream.ESTIMATE.of(1)} <= used
     assert len(drawn) == len(set(drawn))
 
 
@@ -212,7 +242,7 @@ def test_the_decoder_never_sees_more_than_a_chunk(linear: Linear, generator: tor
     estimate(vae, x, "encoder", samples=1000, budget=1000, chunk=512)
     prior_monte_carlo(given_noise(vae, None), x, latent=3, samples=1000, seed=0, chunk=512)
     assert max(seen) <= 512
-    assert sum(seen) == 2 + 30 * 1000 + 1000  # the model is tried on two samples first; the last level has no pilots
+    assert sum(seen) == 2 + 30 * 1000 + 1000  # the model is tried on two samples first
 
 
 def test_the_output_of_a_chunk_fits_the_cache() -> None:
@@ -250,13 +280,13 @@ def test_the_largest_budget_is_valid() -> None:
 
 def test_every_level_of_the_largest_budget_has_its_own_noise() -> None:
     """The streams of all levels and rounds, and those of other uses, are distinct numbers."""
-    leveled = Stream.ESTIMATE, Stream.PILOT, Stream.RESCUE_CHAINS, Stream.RESCUE_ESTIMATE, Stream.RESCUE_ANNEALING
+    leveled = Stream.ESTIMATE, Stream.RESCUE_CHAINS, Stream.RESCUE_ESTIMATE, Stream.RESCUE_ANNEALING
     streams = [use.of(level) for use in leveled for level in range(LEVELS)]
     streams += [
         Stream.REFINEMENT.of(level, r) for level in range(LEVELS) for r in range(len(importance._rounds(level, 3)))
     ]
     streams += [use.value for use in Stream if use not in (*leveled, Stream.REFINEMENT)]
-    assert len(streams) == len(set(streams)) == 5 * LEVELS + LEVELS + 1 + 8
+    assert len(streams) == len(set(streams)) == 4 * LEVELS + LEVELS + 1 + 8
 
 
 def test_rounding_changes_log_px_by_less_than_promised(params: Params, tiny: Dataset) -> None:

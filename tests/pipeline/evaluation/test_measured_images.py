@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from logpx import estimator as estimators
 from logpx import importance
-from logpx.block import Settings
+from logpx.block import Block, Settings
 from logpx.estimator import estimate_whole
 from logpx.prior_monte_carlo import prior_monte_carlo
 from logpx.weights import Diagnosis, Weights, diagnose
@@ -57,7 +57,7 @@ def test_every_column_is_that_of_its_estimator(
     for name, values in expected.items():
         torch.testing.assert_close(columns[name], values, rtol=0, atol=1e-9, msg=name)
 
-    # The encoder as proposal, on the first images, with as many decoder evaluations: it fits nothing and has no pilots.
+    # The encoder as proposal, on the first images, with as many decoder evaluations: it fits nothing.
     equal = round(float(main.evaluations.mean()))
     first = next(found for found in used if found.proposal == "encoder")
     assert first == replace(settings, samples=equal, budget=equal, proposal="encoder")
@@ -116,7 +116,12 @@ def test_finished_parts_are_not_measured_again(
     evaluate = params.evaluate.model_copy(update=CHANGES | {"chunk": 128})  # several blocks
     settings, work = estimator(evaluate, vae), UnfinishedWork(tmp_path, 1e9)
     columns = measure(vae, x, y, evaluate, settings, work, SINGLE)
-    monkeypatch.setattr(estimators, "estimate_block", None)  # calling it would be an error
+
+    def computed(_: Block) -> NoReturn:
+        raise AssertionError("a block was measured again")
+
+    for name in ("estimate_block", "estimate_again"):
+        monkeypatch.setattr(estimators, name, computed)
     again = measure(vae, x, y, evaluate, settings, work, SINGLE)
     for name, values in columns.items():
         torch.testing.assert_close(again[name], values, equal_nan=True)
