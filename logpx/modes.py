@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from logpx.batching import noise_blocks
+from logpx.batching import noise_blocks, splits
 from logpx.block import Block
 from logpx.curvature import Derivatives, derivatives
 from logpx.distributions import cholesky
@@ -116,20 +116,21 @@ def _more(block: Block, compute: Derivatives, found: list[Peak], evaluations: In
     modes = _numbers(found)
     last = torch.where(modes > 1, modes, 0)  # number of the round after which an image needs no more
     for number in range(1, MOST + 1):
-        rows = (last >= number).nonzero().squeeze(1)
-        if len(rows) == 0:
-            break
-        known = [peak.select(rows) for peak in found]
-        peaks, cost = _at_once(block[rows], compute, number, known)
-        evaluations[rows] += cost
-        now = _distinct([*known, *peaks])
-        grown = (_numbers(now) > _numbers(known)).nonzero().squeeze(1)
-        if len(grown):  # only these images change, so that no image depends on the others
-            now = [peak.select(grown) for peak in now]
-            found += [found[0].without_mass()] * (len(now) - len(found))
-            now += [now[0].without_mass()] * (len(found) - len(now))
-            found = [old.replaced(rows[grown], new) for old, new in zip(found, now, strict=True)]
-            last[rows[grown]] = number + _numbers(now)
+        searched = (last >= number).nonzero().squeeze(1)
+        # All searches of a round together are no more than the block.
+        for part in splits(len(searched), len(block) // SEARCHES):
+            rows = searched[part]
+            known = [peak.select(rows) for peak in found]
+            peaks, cost = _at_once(block[rows], compute, number, known)
+            evaluations[rows] += cost
+            now = _distinct([*known, *peaks])
+            grown = (_numbers(now) > _numbers(known)).nonzero().squeeze(1)
+            if len(grown):  # only these images change, so that no image depends on the others
+                now = [peak.select(grown) for peak in now]
+                found += [found[0].without_mass()] * (len(now) - len(found))
+                now += [now[0].without_mass()] * (len(found) - len(now))
+                found = [old.replaced(rows[grown], new) for old, new in zip(found, now, strict=True)]
+                last[rows[grown]] = number + _numbers(now)
     return Modes(found, last <= MOST, evaluations)
 
 

@@ -210,3 +210,18 @@ def test_a_step_of_few_images_costs_no_more_than_they_need(
     assert (end.evaluations > 2).all()
     assert seen
     assert seen <= groups
+
+
+def test_the_searches_of_a_round_are_no_more_than_the_block(weights: Tensor, generator: torch.Generator) -> None:
+    """Images with sixteen modes have four searches in a round."""
+    z, x = images(weights, 8, generator)
+    seen: list[int] = []
+
+    def decode(z: Tensor) -> Tensor:
+        seen.append(len(z))
+        return torch.sigmoid(z.abs() @ weights.T)
+
+    model = logpx.Decoder(decode, logpx.Gaussian(SIGMA))
+    found = modes.find(prepare(model, x, Settings(), latent=4, start=z))
+    assert len(found.peaks) > 1
+    assert max(seen) == 8
