@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--presets", default="default,logistic,digits_on_request", help="names, with commas between")
     parser.add_argument("--epochs", type=int, help="in place of the preset's")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each contender")
-    parser.add_argument("--test-images", type=int, default=50)
+    parser.add_argument("--test-images", type=int, default=200)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
     options = parser.parse_args()
     if min(options.seeds, options.test_images) < 1:

@@ -90,19 +90,20 @@ def line(rows: Sequence[Sequence[float]], found: Sequence[float]) -> list[float]
 
 
 def training_run(params: Params, images: int, rounds: int) -> tuple[list[float], float]:
-    """What a training image consists of (itself, and its multiply-adds), and its seconds."""
+    """What a training image consists of (itself, and its millions of multiply-adds), and its seconds."""
     data = torch.randint(0, 256, (images, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     vae, batch = VAE(params.model, IMAGES), params.train.batch_size
     x, z = torch.rand(1, IMAGES.pixels), torch.randn(1, vae.latent)
     per_image = multiply_adds(lambda: (vae.encoder(x), vae.decoder(z)))
     epoch = ours(data, IMAGES, params.model, params.train, batch, CPU)
-    return [1, per_image], seconds(epoch, rounds) / images
+    return [1, per_image / 1e6], seconds(epoch, rounds) / images
 
 
 def measuring_run(params: Params, model: Model, images: int, samples: int, rounds: int) -> tuple[list[float], float]:
     """What an estimate consists of, and its seconds per image.
 
-    Itself; its latent dimensions squared; its samples; and the multiply-adds of its decoder evaluations.
+    Itself; its latent dimensions squared; its samples; and the millions of multiply-adds of its decoder
+    evaluations.
     """
     torch.manual_seed(0)
     vae = VAE(model, IMAGES).eval()
@@ -114,7 +115,7 @@ def measuring_run(params: Params, model: Model, images: int, samples: int, round
     evaluations = float(estimate_whole(whole).evaluations.mean())
     work = evaluations * multiply_adds(lambda: vae.decoder(z))
     taken = seconds(lambda: estimate_whole(whole), rounds)
-    return [1, vae.latent**2, samples, work], taken / images
+    return [1, vae.latent**2, samples, work / 1e6], taken / images
 
 
 def costs(kind: Kind, rounds: int) -> dict[str, Any]:
@@ -136,8 +137,9 @@ def costs(kind: Kind, rounds: int) -> dict[str, Any]:
         predicted = float(np.dot(row, of_each))
         errors = [float(np.dot(parts, of_each)) / actual for parts, actual in runs]
         found[name] = {
-            "microseconds": [round(1e6 * cost, 9) for cost in of_each],
-            "predicted": predicted, "taken": taken, "fitted_apart": [round(error, 2) for error in sorted(errors)],
+            "microseconds": [round(1e6 * cost, 3) for cost in of_each],
+            "predicted": round(1e6 * predicted, 1), "taken": round(1e6 * taken, 1),
+            "fitted": [round(error, 2) for error in sorted(errors)],
         }  # fmt: skip
     return found
 
@@ -174,7 +176,7 @@ def main() -> None:
         for part, of_part in found[name].items():
             print(
                 f"{name}, {part}: {of_part['microseconds']} µs; a run {LARGER} times larger takes "
-                f"{1e6 * of_part['taken']:.0f} µs per image, predicted {1e6 * of_part['predicted']:.0f}", flush=True,
+                f"{of_part['taken']:.0f} µs per image, predicted {of_part['predicted']:.0f}", flush=True,
             )  # fmt: skip
     processes = {
         "default": several(None, 5, 2000),

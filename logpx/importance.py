@@ -132,7 +132,10 @@ def _sampled(block: Block, proposal: Proposal, level: int) -> tuple[list[Sampled
 
 
 def pooled(first: Float[Tensor, "first batch"], second: Float[Tensor, "second batch"]) -> Float[Tensor, "both batch"]:
-    """Log-weights whose mean weight is the mean of the mean weights of two estimates."""
+    """Log-weights whose mean weight is the mean of the mean weights of two estimates.
+
+    The two kinds of weights differ by a factor, which counts as spread: their standard error is a little too large.
+    """
     both = len(first) + len(second)
     return torch.cat([part + math.log(both / (2 * len(part))) for part in (first, second)])
 

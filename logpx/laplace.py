@@ -2,9 +2,9 @@
 
 For an observation model with Fisher information F in its parameter f(z), the generalised Gauss-Newton matrix of the
 log-joint log p(x | z) + log p(z) is I + JᵀFJ, J = ∂f/∂z (Martens 2020). For N(f(z), σ²I) that is I + JᵀJ/σ². It, or
-another positive definite surrogate of the Hessian, leads to the mode. There the precision is the exact Hessian: where f
-bends, the surrogate is too narrow in some directions and too wide in others. Eigenvalues of the Hessian, relative to
-the surrogate, are raised to at least `FLOOR`.
+another positive definite surrogate of the Hessian, is the first metric of a quasi-Newton search. At the mode the
+precision is the exact Hessian: where f bends, the surrogate is too narrow in some directions and too wide in others.
+Eigenvalues of the Hessian, relative to the surrogate, are raised to at least `FLOOR`.
 """
 
 from collections.abc import Callable, Sequence

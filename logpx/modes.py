@@ -177,7 +177,8 @@ def _search(
     end = climb(block.model, block.x, z, metric, lambda rows, z: _near([peak.select(rows) for peak in found], z))
     highest = torch.stack([peak.value for peak in found]).amax(0) if found else end.value
     low = end.value < highest - NEGLIGIBLE
-    peak = Peak(end.z, end.metric, torch.full_like(end.value, -torch.inf).double(), ~low, end.value)
+    nothing = torch.full_like(end.value, -torch.inf, dtype=torch.float64)
+    peak = Peak(end.z, cholesky(end.metric), nothing, torch.zeros_like(end.left), end.value)
     left = end.left | _near(found, end.z)
     rows = (~left & (~low | (decrement(end.gradient, end.metric) < TOLERANCE))).nonzero().squeeze(1)
     if len(rows) == 0:

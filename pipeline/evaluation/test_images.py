@@ -150,7 +150,8 @@ def _log_px(
             some = {image: kept[image].float() for image in images if image < keep}
             owners = [torch.full((len(log_w),), image) for image, log_w in some.items()]
             nothing = torch.zeros(0)
-            return columns | {"log_weights": torch.cat([nothing, *some.values()]), OWNER: torch.cat([nothing, *owners])}
+            weights = {"log_weights": torch.cat([nothing, *some.values()])}
+            return columns | weights | {OWNER: torch.cat([nothing.long(), *owners])}
 
         return of_images
 
