@@ -22,7 +22,7 @@ from benchmarks.timing import alternating, as_installed, rate
 from benchmarks.usual import usual_epoch
 from logpx.estimator import estimate_whole
 from pipeline.code import ROOT
-from pipeline.config import Params, check_params, read_yaml
+from pipeline.config import Params
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.image_format import ImageFormat
 from pipeline.evaluation.settings import estimator, prepare
@@ -148,8 +148,7 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, default=16)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
     options = parser.parse_args()
-    content = presets.merge(read_yaml(ROOT / "params.yaml"), presets.load("good"))
-    params = check_params(ROOT / "presets/good.yaml", content)
+    params = presets.parameters("good")
     device = set_up(options.device, 0)
     dataset = load_dataset(options.data)
     found = {}

@@ -46,7 +46,7 @@ from benchmarks.timing import as_installed
 from benchmarks.usual import usual_epoch
 from logpx.estimator import estimate_whole
 from pipeline.code import ROOT
-from pipeline.config import Params, Train, check_params, read_yaml
+from pipeline.config import Params, Train
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.evaluation.settings import estimator, prepare
 from pipeline.model.vae import VAE
@@ -152,11 +152,8 @@ def trusted(vae: VAE, dataset: Dataset, params: Params, count: int, device: torc
 
 def read(name: str, epochs: int | None) -> Params:
     """Parameters of a preset, with another number of epochs if it is given; `default` is params.yaml as it is."""
-    preset = {} if name == "default" else presets.load(name)
-    content = presets.merge(read_yaml(ROOT / "params.yaml"), preset)
-    if epochs is not None:
-        content = presets.merge(content, {"train": {"epochs": epochs}})
-    return check_params(ROOT / "params.yaml" if name == "default" else presets.FOLDER / f"{name}.yaml", content)
+    changes = {} if epochs is None else {"train": {"epochs": epochs}}
+    return presets.parameters(None if name == "default" else name, changes)
 
 
 def with_ratios(found: dict[str, Any]) -> dict[str, Any]:

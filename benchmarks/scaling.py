@@ -9,8 +9,6 @@ name a folder with the data. Ends with one JSON line.
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -22,10 +20,10 @@ from scipy.optimize import nnls
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.stages import watched
+from benchmarks.timing import alternating, rate
 from benchmarks.training import ours
 from logpx.estimator import estimate_whole
-from pipeline.code import ROOT
-from pipeline.config import Model, Params, check_params, read_yaml
+from pipeline.config import Params
 from pipeline.data.image_format import ImageFormat
 from pipeline.evaluation.settings import estimator, prepare
 from pipeline.model.vae import VAE
@@ -59,12 +57,6 @@ KINDS = {
 }  # fmt: skip
 
 
-def parameters_of(preset: str | None, **model: Any) -> Params:
-    content = read_yaml(ROOT / "params.yaml")
-    content = presets.merge(content, presets.load(preset) if preset else {})
-    return check_params(ROOT / "params.yaml", presets.merge(content, {"model": model}))
-
-
 def multiply_adds(work: Callable[[], object]) -> float:
     """Of the matmuls and convolutions of some work."""
     with FlopCounterMode(display=False) as counter:
@@ -72,15 +64,11 @@ def multiply_adds(work: Callable[[], object]) -> float:
     return counter.get_total_flops() / 2
 
 
-def seconds(run: Callable[[], object], rounds: int) -> float:
-    """Median over some rounds, after one that warms up."""
-    run()
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def seconds(images: int, work: Callable[[], object], rounds: int) -> float:
+    """Seconds per image: the median over some rounds, after one that warms up."""
+    contender = {"work": rate(images, work)}
+    alternating(contender, 1)
+    return 1 / alternating(contender, rounds)["work"]
 
 
 def line(rows: Sequence[Sequence[float]], found: Sequence[float]) -> list[float]:
@@ -96,40 +84,40 @@ def training_run(params: Params, images: int, rounds: int) -> tuple[list[float],
     x, z = torch.rand(1, IMAGES.pixels), torch.randn(1, vae.latent)
     per_image = multiply_adds(lambda: (vae.encoder(x), vae.decoder(z)))
     epoch = ours(data, IMAGES, params.model, params.train, batch, CPU)
-    return [1, per_image / 1e6], seconds(epoch, rounds) / images
+    return [1, per_image / 1e6], seconds(images, epoch, rounds)
 
 
-def measuring_run(params: Params, model: Model, images: int, samples: int, rounds: int) -> tuple[list[float], float]:
+def measuring_run(params: Params, images: int, samples: int, rounds: int) -> tuple[list[float], float]:
     """What an estimate consists of, and its seconds per image.
 
     Itself; its latent dimensions squared; its samples; and the millions of multiply-adds of its decoder
     evaluations.
     """
     torch.manual_seed(0)
-    vae = VAE(model, IMAGES).eval()
+    vae = VAE(params.model, IMAGES).eval()
     settings = replace(estimator(params.evaluate, vae), samples=samples, budget=samples, rescue=False)
     with torch.no_grad():
         x = vae.decoder(torch.randn(images, vae.latent)).sample(torch.Generator().manual_seed(0))
-    x = x.float()
     whole, z = prepare(vae, x, None, settings), torch.randn(1, vae.latent)
     evaluations = float(estimate_whole(whole).evaluations.mean())
     work = evaluations * multiply_adds(lambda: vae.decoder(z))
-    taken = seconds(lambda: estimate_whole(whole), rounds)
-    return [1, vae.latent**2, samples, work / 1e6], taken / images
+    return [1, vae.latent**2, samples, work / 1e6], seconds(images, lambda: estimate_whole(whole), rounds)
 
 
 def costs(kind: Kind, rounds: int) -> dict[str, Any]:
     """The lines of a kind of network, and how runs that are ten times larger compare with them."""
-    training = [training_run(parameters_of(kind.preset, **size), kind.training, rounds) for size in kind.sizes]
+    training = [
+        training_run(presets.parameters(kind.preset, {"model": size}), kind.training, rounds) for size in kind.sizes
+    ]
     measuring = []
     for size, latent, samples in ((s, n, k) for s in kind.sizes for n in kind.latent for k in kind.samples):
-        params = parameters_of(kind.preset, **size, latent=latent)
-        measuring.append(measuring_run(params, params.model, kind.measured, samples, rounds))
+        params = presets.parameters(kind.preset, {"model": {**size, "latent": latent}})
+        measuring.append(measuring_run(params, kind.measured, samples, rounds))
     found: dict[str, Any] = {}
-    other = parameters_of(kind.preset, **kind.other)
+    other = presets.parameters(kind.preset, {"model": kind.other})
     larger = {
         "training": training_run(other, LARGER * kind.training, 1),
-        "measuring": measuring_run(other, other.model, LARGER * kind.measured, other.evaluate.samples, 1),
+        "measuring": measuring_run(other, LARGER * kind.measured, other.evaluate.samples, 1),
     }
     for name, runs in (("training", training), ("measuring", measuring)):
         of_each = line(*zip(*runs, strict=True))

@@ -33,6 +33,11 @@ class Estimate(NamedTuple):
     rescued: Bool[Tensor, " batch"]  # whether it is the result of a second attempt
     evaluations: Float[Tensor, " batch"]  # decoder evaluations; a tangent or a gradient counts as one
 
+    def replaced(self, rows: Int[Tensor, " rows"], by: "Estimate") -> "Estimate":
+        """With some images measured again; their evaluations add up."""
+        by = by._replace(evaluations=by.evaluations + self.evaluations[rows])
+        return Estimate(*(old.index_copy(0, rows, new) for old, new in zip(self, by, strict=True)))
+
     def __str__(self) -> str:
         images = len(self.log_px)
         spread = float(self.log_px.std()) / images**0.5 if images > 1 else float(self.standard_error[0])
@@ -82,9 +87,7 @@ def estimate_whole(whole: Block, progress: bool = False) -> Estimate:
         print(f"\rlog p(x): {len(parts)} of {len(parts)} blocks", file=sys.stderr)
     estimate = Estimate(*map(torch.cat, zip(*found, strict=True)))
     for rows in failed(whole, estimate.trusted):
-        again = estimate_again(whole[rows.to(whole.images.device)])
-        again = again._replace(evaluations=again.evaluations + estimate.evaluations[rows])
-        estimate = Estimate(*(old.index_copy(0, rows, new) for old, new in zip(estimate, again, strict=True)))
+        estimate = estimate.replaced(rows, estimate_again(whole[rows.to(whole.images.device)]))
     return estimate
 
 

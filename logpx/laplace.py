@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from logpx.curvature import Curvature, Derivatives
+from logpx.curvature import Derivatives
 from logpx.data import Data, select
 from logpx.distributions import cholesky
 from logpx.model import Model, Moments, log_joint_gradient
@@ -95,15 +95,13 @@ def climb(
     group = min(GROUP, len(z))
     for _ in range(STEPS):
         active = (~left & (decrement(gradient, metric) >= TOLERANCE)).nonzero().squeeze(1)
-        ridge = torch.diag_embed(damping[active, None] * metric[active].diagonal(dim1=-2, dim2=-1))
-        proposed = z[active] + solve(metric[active] + ridge, gradient[active]).to(z)
+        proposed = z[active] + _damped_step(metric[active], gradient[active], damping[active]).to(z)
         leaves = leave(active, proposed)
         left[active[leaves]] = True
         active, proposed = active[~leaves], proposed[~leaves]
         if len(active) == 0:
             break
-        # Whole groups, with some images twice: oneDNN prepares a kernel for each new size, which costs memory.
-        padded = torch.arange(-(-len(active) // group) * group, device=z.device) % len(active)
+        padded = _whole_groups(len(active), group, z.device)
         active, proposed = active[padded], proposed[padded]
         new_value, new_gradient = _value_and_gradient(model, select(x, active), proposed)
         evaluations[active] += 2
@@ -143,37 +141,43 @@ def updated(
 
 
 @torch.no_grad()
-def newton(
-    compute: Derivatives, x: Data, z: Float[Tensor, "batch latent"]
-) -> tuple[Float[Tensor, "batch latent"], Curvature, Int[Tensor, " batch"]]:
-    """Damped Newton steps with the bounded Hessian, for the images that have not converged.
-
-    Returns:
-        Where each image ends, the derivatives there, and the decoder evaluations.
-    """
+def newton(compute: Derivatives, x: Data, z: Float[Tensor, "batch latent"]) -> Climb:
+    """Damped Newton steps, for the images that have not converged; the metric is the bounded Hessian."""
     z = z.clone()
-    curvature = Curvature(*(part.clone() for part in compute.at(x, z)))
+    value, gradient, surrogate, hessian = compute.at(x, z)
+    value, gradient, metric = value.clone(), gradient.clone(), bounded(hessian, surrogate)
     evaluations = torch.full((len(z),), compute.cost, device=z.device)
-    damping = torch.full_like(curvature.value, 1e-3)
+    damping = torch.full_like(value, 1e-3)
     group = min(GROUP, len(z))
     for _ in range(NEWTON_STEPS):
-        matrix = bounded(curvature.hessian, curvature.surrogate)
-        active = (decrement(curvature.gradient, matrix) >= TOLERANCE).nonzero().squeeze(1)
+        active = (decrement(gradient, metric) >= TOLERANCE).nonzero().squeeze(1)
         if len(active) == 0:
             break
-        active = active[torch.arange(-(-len(active) // group) * group, device=z.device) % len(active)]
-        matrix = matrix[active]
-        ridge = torch.diag_embed(damping[active, None] * matrix.diagonal(dim1=-2, dim2=-1))
-        proposed = z[active] + solve(matrix + ridge, curvature.gradient[active]).to(z)
+        active = active[_whole_groups(len(active), group, z.device)]
+        proposed = z[active] + _damped_step(metric[active], gradient[active], damping[active]).to(z)
         found = compute.at(select(x, active), proposed)
         evaluations[active] += compute.cost
-        better = found.value > curvature.value[active]
+        better = found.value > value[active]
         damping[active] *= torch.where(better, 0.2, 10.0).to(damping)
         moved = active[better]
-        z[moved] = proposed[better]
-        for part, new in zip(curvature, found, strict=True):
-            part[moved] = new[better]
-    return z, curvature, evaluations
+        z[moved], value[moved], gradient[moved] = proposed[better], found.value[better], found.gradient[better]
+        metric[moved] = bounded(found.hessian[better], found.surrogate[better])
+    return Climb(z, value, gradient, metric, torch.zeros_like(value, dtype=torch.bool), evaluations)
+
+
+def _damped_step(
+    metric: Float[Tensor, "batch latent latent"],
+    gradient: Float[Tensor, "batch latent"],
+    damping: Float[Tensor, " batch"],
+) -> Float[Tensor, "batch latent"]:
+    """A step of Levenberg and Marquardt: the metric's diagonal is raised by the damping."""
+    ridge = torch.diag_embed(damping[:, None] * metric.diagonal(dim1=-2, dim2=-1))
+    return solve(metric + ridge, gradient)
+
+
+def _whole_groups(count: int, group: int, device: torch.device) -> Int[Tensor, " rows"]:
+    """Rows in whole groups, some of them twice: oneDNN prepares a kernel for each new size, which costs memory."""
+    return torch.arange(-(-count // group) * group, device=device) % count
 
 
 def solve(

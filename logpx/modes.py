@@ -18,7 +18,6 @@ from logpx.curvature import Derivatives, derivatives
 from logpx.distributions import cholesky
 from logpx.laplace import (
     TOLERANCE,
-    bounded,
     climb,
     decrement,
     follow_path,
@@ -191,18 +190,18 @@ def _search(
 
 def _top(block: Block, compute: Derivatives, z: Float[Tensor, "batch latent"]) -> tuple[Peak, Int[Tensor, " batch"]]:
     """Laplace's approximation at the mode near z, and its decoder evaluations."""
-    z, curvature, evaluations = newton(compute, block.x, z)
-    precision = bounded(curvature.hessian, curvature.surrogate)
+    end = newton(compute, block.x, z)
     # One more full Newton step, which needs no new derivatives and is exact where f is linear.
-    polished = z + solve(precision, curvature.gradient).to(z)
+    polished = end.z + solve(end.metric, end.gradient).to(end.z)
     value = log_joint(block.model, block.x, polished)
-    better = value > curvature.value
-    value = torch.where(better, value, curvature.value)
-    factor = cholesky(precision)
+    better = value > end.value
+    value = torch.where(better, value, end.value)
+    factor = cholesky(end.metric)
     spread = 0.5 * block.latent * math.log(2 * math.pi) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    converged = decrement(curvature.gradient, precision) < TOLERANCE
+    converged = decrement(end.gradient, end.metric) < TOLERANCE
     log_mass = (value + spread).nan_to_num(-torch.inf)
-    return Peak(torch.where(better[:, None], polished, z), factor, log_mass, converged, value), evaluations + 1
+    peak = Peak(torch.where(better[:, None], polished, end.z), factor, log_mass, converged, value)
+    return peak, end.evaluations + 1
 
 
 def _near(found: list[Peak], z: Float[Tensor, "batch latent"]) -> Bool[Tensor, " batch"]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.code import ROOT
-from pipeline.config import check_params, read_yaml
+from pipeline.config import Params, check_params, read_yaml
 from pipeline.process.exit import run_cli
 from tools.clones import PATH
 
@@ -37,6 +37,16 @@ def load(name: str) -> Sections:
     changes = read_yaml(path)
     check_params(path, merge(read_yaml(ROOT / "params.yaml"), changes) if isinstance(changes, dict) else changes)
     return changes
+
+
+def parameters(name: str | None = None, changes: Mapping[str, Any] | None = None) -> Params:
+    """The parameters of a preset, or those of params.yaml, with further changes by section.
+
+    Raises:
+        ParameterError: if they are not valid.
+    """
+    content = merge(read_yaml(ROOT / "params.yaml"), load(name) if name else {})
+    return check_params(FOLDER / f"{name}.yaml" if name else ROOT / "params.yaml", merge(content, changes or {}))
 
 
 def merge(params: Mapping[str, Any], changes: Mapping[str, Any]) -> Sections:

@@ -35,6 +35,7 @@ PRIOR_IMAGES = 20
 # Images whose log-weights are kept, for the explorer.
 KEPT = 200
 OWNER = "image of log_weights"  # the image that each log-weight belongs to
+WEIGHTS = ("log_weights", OWNER)
 
 
 def measure(
@@ -163,23 +164,15 @@ def _log_px(
         parts, label = [rows.tolist() for rows in failed], f"{label}, rescue"
         again = _distribute(f"{name} rescue", parts, computed(estimator.estimate_again), work, group, label)
         columns = _replaced(columns, again, torch.cat(failed))
-    weights = {name: columns.pop(name) for name in ("log_weights", OWNER)}
-    return columns | {"log_weights": weights["log_weights"]} if keep else columns
+    owner, log_weights = columns.pop(OWNER), columns.pop("log_weights")
+    return columns | {"log_weights": log_weights[owner.argsort(stable=True)]} if keep else columns
 
 
 def _replaced(columns: Columns, by: Columns, rows: Tensor) -> Columns:
-    """The columns with the images of some rows measured again; their evaluations add up."""
-    by = by | {"evaluations": by["evaluations"] + columns["evaluations"][rows]}
+    """The columns with the images of some rows measured again."""
+    old, new = (Estimate(**{name: each[name] for name in Estimate._fields}) for each in (columns, by))
     kept = ~torch.isin(columns[OWNER], rows)
-    weights = {name: torch.cat([columns[name][kept], by[name]]) for name in ("log_weights", OWNER)}
-    new = {name: values.index_copy(0, rows, by[name]) for name, values in columns.items() if name not in weights}
-    return _by_owner(new | weights)
-
-
-def _by_owner(columns: Columns) -> Columns:
-    """The log-weights of one image after another."""
-    order = columns[OWNER].argsort(stable=True)
-    return columns | {name: columns[name][order] for name in ("log_weights", OWNER)}
+    return old.replaced(rows, new)._asdict() | {name: torch.cat([columns[name][kept], by[name]]) for name in WEIGHTS}
 
 
 def _distribute(
@@ -190,7 +183,10 @@ def _distribute(
     group: Group,
     label: str = "",
 ) -> Columns:
-    """The columns of all parts, in the order of their images. The processes share the parts; all get all columns."""
+    """The columns of all parts, in the order of their images except `WEIGHTS`.
+
+    The processes share the parts, and every process gets all columns.
+    """
     mine = group.round_robin(parts)
     found = []
     for images in progress(mine, len(mine), label) if label and group.rank == 0 else mine:
@@ -198,10 +194,7 @@ def _distribute(
         found.append({"image": torch.tensor(images), **columns})
     together = _join([columns for columns in group.gather(_join(found)) if columns])
     order = together.pop("image").argsort()
-    together = _by_owner(together) if OWNER in together else together
-    return {
-        column: values if column in ("log_weights", OWNER) else values[order] for column, values in together.items()
-    }
+    return {name: values if name in WEIGHTS else values[order] for name, values in together.items()}
 
 
 def _join(parts: Sequence[Columns]) -> Columns:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from benchmarks.scaling import IMAGES, line, multiply_adds, parameters_of
+from benchmarks.scaling import IMAGES, line, multiply_adds
 from pipeline.model.vae import VAE
+from tools import presets
 
 
 def test_the_costs_behind_exact_times_are_found() -> None:
@@ -18,7 +19,7 @@ def test_no_cost_is_negative() -> None:
 
 
 def test_multiply_adds_of_linear_layers_are_their_weights() -> None:
-    vae = VAE(parameters_of(None).model, IMAGES)
+    vae = VAE(presets.parameters().model, IMAGES)
     expected = vae.latent * 512 + 512 * 512 + 512 * 784
     assert multiply_adds(lambda: vae.decoder(torch.randn(1, vae.latent))) == expected
 

@@ -49,14 +49,13 @@ def test_sixteen_equal_modes_are_all_found_or_the_estimate_is_not_trusted(
 ) -> None:
     """p(x) is 16 times that of the twin whose posterior has one mode: log p(x) is larger by 4 log 2."""
     z, x = images(weights, 30, generator)
-    options: dict[str, Any] = {"latent": 4, "start": None if start == "none" else z}
+    options: dict[str, Any] = {"latent": 4, "start": None if start == "none" else z, "samples": 1024}
     one, all_of_them = logpx.estimate(unfolded(weights), x, **options), logpx.estimate(folded(weights), x, **options)
     assert one.trusted.all()
     assert all_of_them.trusted.double().mean() >= 0.9
-    # Two missing modes would be 0.13 nats, three 0.21. Over eight seeds and 480 images, all trusted, two were more than
-    # 0.1 off, by at most 0.12.
+    # Standard errors are about 0.014 nats; one missing mode is 0.06, and two are 0.13. Of these images two miss one.
     error = (all_of_them.log_px - one.log_px - 4 * math.log(2)).abs()
-    assert (error < 0.15)[all_of_them.trusted].all()
+    assert (error < 0.1)[all_of_them.trusted].all()
 
 
 @pytest.mark.parametrize("most", [2, 6])
