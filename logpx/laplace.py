@@ -22,7 +22,7 @@ from logpx.model import Model, Moments, log_joint_gradient
 # A mode counts as found when the Newton decrement gᵀH⁻¹g / 2, the nats that a further step would gain, is below this:
 # less than one posterior standard deviation in one direction. Refinement corrects the rest.
 TOLERANCE = 0.2
-STEPS, NEWTON_STEPS = 16, 3
+STEPS, NEWTON_STEPS = 16, 8
 FLOOR = 0.3
 GROUP = 32
 LONGEST = 2.0  # step along a path, in standard deviations of the prior

@@ -1,10 +1,14 @@
 """The quasi-Newton search for a mode."""
 
 import pytest
+import scipy.optimize
 import torch
 from torch import Tensor
 
-from logpx.laplace import STEPS, climb, updated
+import logpx
+from logpx.curvature import derivatives
+from logpx.laplace import STEPS, TOLERANCE, climb, decrement, newton, updated
+from logpx.model import log_joint
 from pipeline.evaluation.settings import joint
 from tests.support import Linear
 
@@ -73,3 +77,15 @@ def test_an_image_leaves_before_a_step_that_leads_to_a_known_mode(linear: Linear
     assert torch.equal(end.z[0], start[0])
     assert end.evaluations[0] == 2
     torch.testing.assert_close(end.z[1:], mode[1:], rtol=0, atol=0.05)
+
+
+def test_newton_steps_follow_a_curved_ridge_to_its_top() -> None:
+    """Along z₂ = z₁² (Rosenbrock's valley), where quasi-Newton steps had ended; three steps would not be enough."""
+    model = logpx.Decoder(
+        lambda z: torch.stack([10 * (z[..., 1] - z[..., 0] ** 2), z[..., 0]], -1), logpx.Gaussian(0.3)
+    )
+    x, start = torch.tensor([[0.0, 1.0]]).double(), torch.tensor([[0.5, -0.5]]).double()
+    end = newton(derivatives(model, 2), x, start)
+    assert decrement(end.gradient, end.metric) < TOLERANCE
+    top = scipy.optimize.minimize(lambda z: -float(log_joint(model, x, torch.tensor(z)[None])), start[0], tol=1e-9)
+    assert -top.fun - 2 * TOLERANCE < end.value.item() <= -top.fun + 1e-9

@@ -179,7 +179,7 @@ def test_what_is_found_depends_neither_on_the_batch_nor_on_the_chunk(
     weights: Tensor, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although a batch shares the list of modes, and images with several share the further searches."""
-    monkeypatch.setattr(modes, "MOST", 20)
+    monkeypatch.setattr(modes, "MOST", 6)
     _, x = images(weights, 6, generator)
     together = logpx.estimate(folded(weights), x, latent=4)
     later = logpx.estimate(folded(weights), x[4:], latent=4, first=4)
