@@ -91,7 +91,7 @@ class Train(Section):
     warmup: Fraction
     final_learning_rate: Annotated[float, Field(ge=0, le=1)]
     weight_decay: Annotated[float, Field(ge=0)]
-    clip_norm: Positive
+    clip_norm: Positive | None
     validation: Annotated[float, Field(gt=0, lt=1)]
     precision: Literal["float32", "bfloat16"]
     rollbacks: Annotated[int, Field(ge=0, le=100)]

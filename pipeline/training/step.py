@@ -112,7 +112,8 @@ class Step:
         self.metrics.copy_(torch.where(self._rows == self._row, torch.cat([sums, norm[None]]), self.metrics))
         # The AMP hooks of the fused optimisers: they divide gradients by `grad_scale`, and skip the step if `found_inf`
         # is 1. Here they clip the gradient and skip a non-finite step, without a host sync.
-        self.optimizer.grad_scale = (norm / settings.clip_norm).clamp(min=1.0)  # pyright: ignore[reportAttributeAccessIssue]
+        scale = None if settings.clip_norm is None else (norm / settings.clip_norm).clamp(min=1.0)
+        self.optimizer.grad_scale = scale  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.found_inf = 1.0 - self.metrics.isfinite().all().float()  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
 

@@ -145,7 +145,7 @@ def random_parameters(data: st.DataObject) -> dict[str, object]:
         "train__batch_size": data.draw(st.integers(1, 100)),
         "train__optimizer": data.draw(st.sampled_from(["adam", "adamw"])),
         "train__learning_rate": log_uniform(-8, 12),
-        "train__clip_norm": log_uniform(-8, 30),
+        "train__clip_norm": data.draw(st.sampled_from([None, log_uniform(-8, 30)])),
         "train__validation": data.draw(st.floats(0.01, 0.99)),
         "train__rollbacks": data.draw(st.integers(0, 2)),
         "train__warmup": data.draw(st.floats(0, 0.99)),
