@@ -45,8 +45,8 @@ own: $(READY) ## Check your own images and enter them in params.yaml: make own D
 table: $(READY) ## List the experiments: log p(x), samples, and what differs, in 120 columns; of all commits: make table ALL=1.
 	@python -m tools.table $(if $(ALL),--all-commits)
 
-study: $(READY) ## Run a study and write its page: make study NAME=sigma | latent | samples | seeds | models [ONLY=fast,good].
-	python -m studies $(NAME) $(if $(ONLY),--only "$(ONLY)")
+study: $(READY) ## Run a study and write its page: make study NAME=sigma | latent | samples | seeds | models [ONLY=fast,good]; two runs at once: JOBS=2.
+	python -m studies $(NAME) $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs $(JOBS))
 
 repro: $(READY) ## Run what has changed since the last run, with MNIST: `dvc repro`.
 	dvc repro

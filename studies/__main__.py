@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.process.exit import run_cli
 from pipeline.training.trainer import NotFiniteError
 from studies import models, page
-from studies.experiments import environment, experiments
+from studies.experiments import JOBS, at_once, environment, experiments
 from studies.grids import STUDIES, Study
 from tools import presets
 
@@ -34,19 +34,23 @@ def main() -> None:
     parser.add_argument("name", choices=[*STUDIES, "models"])
     parser.add_argument("--values", type=lambda text: tuple(map(float, text.split(","))), help="another grid: 0.1,0.2")
     parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="as in dvc exp run")
+    parser.add_argument("--jobs", **JOBS)
     arguments = parser.parse_args()
     if arguments.name == "models":
         parser.error("the options of the study models come after its name")
     study = STUDIES[arguments.name]
-    values = arguments.values or study.values
+    values = tuple(dict.fromkeys(arguments.values or study.values))
 
-    outcomes = [run(arguments.name, study, value, arguments.set_param) for value in values]
-    if not any(isinstance(outcome, dict) for outcome in outcomes):
-        raise UserError(f"no experiment of the study succeeded: {outcomes[0]}")
-    page.write(arguments.name, study, dict(zip(values, outcomes, strict=True)), Path("reports/studies"))
+    def outcome_of(value: float) -> page.Outcome:
+        return run(arguments.name, study, value, arguments.set_param, arguments.jobs)
+
+    outcomes = dict(at_once(outcome_of, values, arguments.jobs))
+    if not any(isinstance(outcome, dict) for outcome in outcomes.values()):
+        raise UserError(f"no experiment of the study succeeded: {outcomes[values[0]]}")
+    page.write(arguments.name, study, {value: outcomes[value] for value in values}, Path("reports/studies"))
 
 
-def run(name: str, study: Study, value: float, settings: list[str]) -> page.Outcome:
+def run(name: str, study: Study, value: float, settings: list[str], jobs: int = 1) -> page.Outcome:
     """The outcome of one experiment, which is run first unless it exists with the same settings.
 
     Returns:
@@ -65,7 +69,7 @@ def run(name: str, study: Study, value: float, settings: list[str]) -> page.Outc
     options = [word for setting in wanted for word in ("-S", setting)]
     command = [*presets.DVC, "exp", "run", "--temp", "--force", "--name", experiment, *options]
     result = subprocess.run(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command, env=environment(jobs), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if result.returncode == 0:
         return experiments()[experiment]

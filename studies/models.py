@@ -6,6 +6,7 @@ its pictures. So models may be measured on different days and machines. The page
 is made from all records that exist.
 
     python -m studies models --only good,best       measure these models again
+    python -m studies models --jobs 2               two models at once, each with half of the cores
     python -m studies models --record good FOLDER   record a run of the stages in FOLDER, for example on another machine
     python -m studies models --page                 only write the page
 """
@@ -39,6 +40,7 @@ def main(words: list[str]) -> None:
         "--record", nargs=2, metavar=("NAME", "FOLDER"), help="with params.yaml, models/, reports/metrics/"
     )
     what.add_argument("--page", action="store_true", help="run nothing, and write the page")
+    parser.add_argument("--jobs", **experiments.JOBS)
     parser.add_argument("--train-seconds", type=float, metavar="S", help="with --record: what stage train printed")
     parser.add_argument(
         "--revision", metavar="COMMIT", help="with --record: of the code that ran, if FOLDER has no git"
@@ -54,10 +56,18 @@ def main(words: list[str]) -> None:
     if arguments.record or arguments.page:
         write_page()
         return
-    names = arguments.only.split(",") if arguments.only else list(RUNGS)
+    names = list(dict.fromkeys(arguments.only.split(","))) if arguments.only else list(RUNGS)
     require_known(names)
-    for name in names:
-        measure(name)
+    if not Path(records.DATA).is_file():
+        raise UserError(f"{records.DATA} is missing; run `dvc repro download` to make it")
+    revision = records.revision_of(Path())
+    if DEFAULT in names:
+        names.remove(DEFAULT)
+        record(DEFAULT, Path(), None, revision)
+        write_page()
+    jobs = arguments.jobs
+    for name, train_seconds in experiments.at_once(lambda name: run_preset(name, jobs), names, jobs):
+        record_experiment(name, train_seconds, revision)
         write_page()  # after each model: a later one may fail
 
 
@@ -71,29 +81,31 @@ def require_known(names: list[str]) -> None:
         raise UserError(f"the study has no model {', '.join(unknown)}; it has {', '.join(RUNGS)}")
 
 
-def measure(name: str) -> None:
-    """Run a preset as a DVC experiment, and record it. `default` is recorded as it is in the workspace.
+def run_preset(name: str, jobs: int) -> float | None:
+    """Run a preset as a DVC experiment.
+
+    Returns:
+        Seconds of its training; None if others run at the same time, which makes it slower.
 
     Raises:
-        UserError: if the run fails, or at once if the data set, which the picture needs, is not in the workspace.
+        UserError: if the run fails.
     """
-    if not Path(records.DATA).is_file():
-        raise UserError(f"{records.DATA} is missing; run `dvc repro download` to make it")
-    revision = records.revision_of(Path())
-    if name == DEFAULT:
-        record(name, Path(), None, revision)
-        return
     print(f"{name}: running", flush=True)
     command = presets.command(name)
     presets.remove(name)
-    output = experiments.run(command)
+    output = experiments.run(command, jobs, f"{name}: " if jobs > 1 else "")
+    return records.seconds_of_training(output) if jobs == 1 else None
+
+
+def record_experiment(name: str, train_seconds: float | None, revision: str | None) -> None:
+    """Write the record of the experiment of a preset, with its files from git and DVC's cache."""
     rev = experiments.experiments()[name]["rev"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for path in records.FILES:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             experiments.get(path, rev, folder / path)
-        record(name, folder, records.seconds_of_training(output), revision)
+        record(name, folder, train_seconds, revision)
 
 
 def record(name: str, folder: Path, train_seconds: float | None, revision: str | None) -> Record:

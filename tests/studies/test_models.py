@@ -237,8 +237,9 @@ class Runs:
         monkeypatch.setattr(experiments, "experiments", lambda: {name: {"rev": f"rev of {name}"} for name in RUNGS})
         monkeypatch.setattr(experiments, "get", self.get)
 
-    def run(self, command: list[str]) -> str:
+    def run(self, command: list[str], jobs: int, title: str) -> str:
         name = command[command.index("--name") + 1]
+        assert title == (f"{name}: " if jobs > 1 else "")
         assert command[: len(presets.DVC)] == presets.DVC
         self.log.append(f"run {name}")
         if name == self.fails:
@@ -264,6 +265,12 @@ def test_models_that_are_named_are_run_and_recorded(runs: Runs) -> None:
     models.main(["--only", "fast,good"])
     assert runs.log == ["remove fast", "run fast", "remove good", "run good"]
     assert {name: rung["train_seconds"] for name, rung in rungs().items()} == {"fast": 61, "good": 61}
+
+
+def test_models_that_run_at_the_same_time_are_recorded_without_a_time(runs: Runs) -> None:
+    models.main(["--only", "fast,good,fast", "--jobs", "2"])
+    assert sorted(runs.log) == ["remove fast", "remove good", "run fast", "run good"]
+    assert {name: rung["train_seconds"] for name, rung in rungs().items()} == {"fast": None, "good": None}
 
 
 def test_all_models_are_run_if_none_is_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,6 +329,8 @@ def test_options_that_exclude_each_other_are_refused(words: list[str], runs: Run
 def test_the_output_of_an_experiment_is_shown_and_kept(capfd: pytest.CaptureFixture[str]) -> None:
     assert experiments.run(["sh", "-c", "echo one; echo two >&2"]) == "one\ntwo\n"
     assert capfd.readouterr().out == "one\ntwo\n"
+    experiments.run(["sh", "-c", "echo one; echo two"], title="good: ")
+    assert capfd.readouterr().out == "good: one\ngood: two\n"
     with pytest.raises(UserError, match="failed: error: no space left"):
         experiments.run(["sh", "-c", "echo 'error: no space left'; echo more; exit 3"])
     with pytest.raises(UserError, match="failed: exit code 7"):
@@ -341,7 +350,12 @@ def test_a_preset_is_run_by_dvc_and_recorded(clone: Path) -> None:
     assert first.train_seconds is not None
     assert f"| fast (digits) | {format_number(first.log_px, 1)} ±" in (folder / "models.md").read_text(encoding="utf-8")
 
-    sh(clone, "python", "-m", "studies", "models", "--only", "fast,default")  # everything is in DVC's cache now
+    (clone / "presets/good.yaml").write_text("# Seconds.\nmodel: {latent: 4}\n")
+    # In DVC's cache now: all of fast.
+    sh(clone, "python", "-m", "studies", "models", "--only", "fast,good,default", "--jobs", "2")
+    good = records.read_one(folder / "models/good.json")
+    assert good
+    assert (good.latent, good.train_seconds) == (4, None)
     again = records.read_one(folder / "models/fast.json")
     assert again
     assert again.model_copy(update={"date": first.date}) == first

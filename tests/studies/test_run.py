@@ -1,12 +1,15 @@
 """Running a study: which experiments are started, and what counts as a result. A script stands in for dvc."""
 
 import json
+import os
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.errors import UserError
 from studies import __main__, experiments, models, page
@@ -101,6 +104,61 @@ def test_a_setting_of_the_command_line_is_part_of_the_experiment(dvc: Dvc) -> No
     dvc.runs("trained", 0, [experiment("latent-4", 4)])
     __main__.run("latent", STUDY, 4.0, ["train.epochs=5"])
     assert "-S train.epochs=5 " in dvc.started[0]
+
+
+def test_experiments_that_run_at_once_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert experiments.environment(3)["OMP_NUM_THREADS"] == "2"
+    assert experiments.environment(9)["OMP_NUM_THREADS"] == "1"
+    assert experiments.environment().get("OMP_NUM_THREADS") == os.environ.get("OMP_NUM_THREADS")
+
+
+def test_tasks_run_at_once_and_no_more_than_asked_for() -> None:
+    """Each of the first two ends only when both run. The third starts when one has ended."""
+    both, running, most = threading.Barrier(2), [0], [0]
+
+    def run(task: int) -> int:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        if task < 2:
+            both.wait(timeout=60)
+        running[0] -= 1
+        return task * task
+
+    assert sorted(experiments.at_once(run, range(5), 2)) == [(task, task * task) for task in range(5)]
+    assert most == [2]
+
+
+def test_without_jobs_a_task_starts_when_the_result_of_the_last_has_been_used() -> None:
+    log: list[str] = []
+    for task, _ in experiments.at_once(lambda task: log.append(f"run {task}"), "ab", 1):
+        log.append(f"use {task}")
+    assert log == ["run a", "use a", "run b", "use b"]
+
+
+def test_after_a_failure_no_task_starts_and_those_that_run_end_first() -> None:
+    failed, started, found = threading.Event(), list[str](), list[str]()
+
+    def run(task: str) -> None:
+        started.append(task)
+        if task == "bad":
+            failed.set()
+            raise UserError("bad failed")
+        failed.wait(timeout=60)
+
+    with pytest.raises(UserError, match="bad failed"):
+        found.extend(task for task, _ in experiments.at_once(run, ("good", "bad", "never"), 2))
+    assert sorted(started) == ["bad", "good"]
+    assert found == ["good"]
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5"])
+def test_the_number_of_jobs_is_checked(jobs: str, monkeypatch: pytest.MonkeyPatch, dvc: Dvc, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["studies", "latent", "--jobs", jobs])
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert f"argument --jobs: {jobs} is not a whole number from 1" in capsys.readouterr().err
+    assert dvc.started == []
 
 
 def failed(stage: str, code: int, message: str) -> str:
