@@ -50,3 +50,15 @@ def test_a_learned_sigma_agrees_with_a_fixed_one(generator: torch.Generator) -> 
     assert learned.ceiling(9) == pytest.approx(Gaussian(0.25).ceiling(9))
     seeded = [each.sample(mean, torch.Generator().manual_seed(1)).detach() for each in (learned, Gaussian(0.25))]
     assert torch.equal(*seeded)
+
+
+def test_a_learned_sigma_has_the_same_gradient_with_any_number_of_threads(generator: torch.Generator) -> None:
+    x, mean = torch.rand(2, 256, 784, generator=generator)
+    found: list[Tensor] = []
+    for threads in (1, 2, 3, 4):
+        torch.set_num_threads(threads)
+        sigma = torch.tensor(0.3, requires_grad=True)
+        Gaussian(sigma).log_prob(x, mean).sum().backward()
+        assert sigma.grad is not None
+        found.append(sigma.grad)
+    assert torch.stack(found).unique().numel() == 1
