@@ -48,14 +48,15 @@ class Gaussian:
     ) -> Float[Tensor, "*batch"]:
         """log p(x | z) of each image, in nats."""
         pixels = parameters.shape[-1]
-        if not isinstance(self.sigma, Tensor):
-            return gaussian_ceiling(pixels, self.sigma) - (x - parameters).square().sum(-1) / (2 * self.sigma**2)
-        constant = self._constant(self.sigma, pixels)
-        if self.sigma.ndim:
-            return constant - 0.5 * ((x - parameters) / self.sigma).square().sum(-1)
-        # σ enters after the sum over pixels. Its gradient is then a sum of few numbers, which threads do not share, so
-        # that it has the same bytes with any number of them.
-        return constant - 0.5 * (x - parameters).square().sum(-1) / self.sigma.square()
+        if isinstance(self.sigma, Tensor):
+            constant = self._constant(self.sigma, pixels)
+            if self.sigma.ndim:
+                return constant - 0.5 * ((x - parameters) / self.sigma).square().sum(-1)
+        else:
+            constant = gaussian_ceiling(pixels, self.sigma)
+        # One σ enters after the sum over pixels. Its gradient is then a sum of few numbers, which threads do not share,
+        # so that it has the same bytes with any number of them.
+        return constant - (x - parameters).square().sum(-1) / (2 * self.sigma**2)
 
     def pairwise_log_prob(
         self, x: Float[Tensor, "images pixels"], parameters: Float[Tensor, "samples pixels"]
