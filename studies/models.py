@@ -12,6 +12,7 @@ is made from all records that exist.
 """
 
 import argparse
+import math
 import tempfile
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def main(words: list[str]) -> None:
         record(DEFAULT, Path(), None, revision)
         write_page()
     jobs = arguments.jobs
+    if jobs > 1:
+        names = longest_first(names)
     for name, train_seconds in experiments.at_once(lambda name: run_preset(name, jobs), names, jobs):
         record_experiment(name, train_seconds, revision)
         write_page()  # after each model: a later one may fail
@@ -79,6 +82,16 @@ def require_known(names: list[str]) -> None:
     """
     if unknown := [name for name in names if name not in RUNGS]:
         raise UserError(f"the study has no model {', '.join(unknown)}; it has {', '.join(RUNGS)}")
+
+
+def longest_first(names: list[str]) -> list[str]:
+    """Sort models by the seconds of their training in the records, so that no long one runs alone at the end.
+
+    A model without them comes first: it may be long.
+    """
+    known = records.read(RECORDS, names)
+    seconds = {name: record.train_seconds for name, record in known.items() if record.train_seconds is not None}
+    return sorted(names, key=lambda name: -seconds.get(name, math.inf))
 
 
 def run_preset(name: str, jobs: int) -> float | None:

@@ -273,6 +273,16 @@ def test_models_that_run_at_the_same_time_are_recorded_without_a_time(runs: Runs
     assert {name: rung["train_seconds"] for name, rung in rungs().items()} == {"fast": None, "good": None}
 
 
+def test_of_models_that_run_at_the_same_time_the_longest_start_first(runs: Runs) -> None:
+    for name, seconds in {"fast": 27.0, "good": 228.0, "label": None, "bb_ans": 183.0}.items():
+        models.record(name, runs.results, seconds, None)
+    assert models.longest_first(["fast", "label", "good", "bb_ans", "flow"]) == [
+        "label", "flow", "good", "bb_ans", "fast"
+    ]  # fmt: skip
+    models.main(["--only", "fast,good,bb_ans", "--jobs", "2"])
+    assert [line for line in runs.log if line.startswith("run")][-1] == "run fast"
+
+
 def test_all_models_are_run_if_none_is_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     pages: list[set[str]] = []  # models on the page, each time it is written
     monkeypatch.setattr(models_page, "write", lambda found, folder: pages.append(set(found)))
