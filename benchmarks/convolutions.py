@@ -2,8 +2,9 @@
 
 Training: images per second of this project's epochs; of the usual loop over the same layers, with a DataLoader,
 `loss.item()` at each step and PyTorch's default memory layout; and of the convolutions alone, forward and backward,
-with the same shapes. Measuring: decoder evaluations per second of the estimator of log p(x); of plain calls of the
-decoder and the observation model; and of the decoder's convolutions alone, forward. All take turns, and medians count.
+with the same shapes. Measuring: decoder evaluations per second of the estimator's samples and weights; of the estimator
+with the fit of its proposals; of plain calls of the decoder and the observation model; and of the decoder's
+convolutions alone, forward. All take turns, and medians count.
 The model is that of presets/good.yaml. Training is measured in both precisions; the estimator computes in float32. Ends
 with one JSON line.
 """
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.likelihood import sampling
 from benchmarks.timing import alternating, as_installed, rate
 from benchmarks.usual import usual_epoch
 from logpx.estimator import estimate_whole
@@ -112,14 +114,15 @@ def alone(
 def measuring_contenders(
     dataset: Dataset, params: Params, images: int, device: torch.device
 ) -> dict[str, Callable[[], float]]:
-    """Decoder evaluations per second of the estimator, of plain calls, and of the convolutions alone."""
+    """Decoder evaluations per second: the estimator without and with its fit, plain calls, the convolutions alone."""
     torch.manual_seed(0)
     seen = dataset.format()
     vae = VAE(params.model, seen).to(device)
     list(fit(vae, dataset.train_images[:4000].flatten(1).to(device), params.train.model_copy(update={"epochs": 2})))
     x = seen.read_fixed(dataset.test_images[:images], 1).to(device)
     settings = estimator(params.evaluate.model_copy(update={"budget": params.evaluate.samples}), vae)
-    spent = float(estimate_whole(prepare(vae, x, None, settings)).evaluations.sum())
+    whole = prepare(vae, x, None, settings)
+    spent = float(estimate_whole(whole).evaluations.sum())
     z = torch.randn(settings.chunk, vae.latent, device=device)
     some = x[:1].expand(len(z), -1)
     layers = convolutions(vae.decoder.network, z, torch.float32, False)
@@ -134,7 +137,8 @@ def measuring_contenders(
             convolution.forward()
 
     return {
-        "estimator": rate(spent, lambda: estimate_whole(prepare(vae, x, None, settings))),
+        "estimator": rate(len(x) * settings.samples, sampling(whole, settings.samples)),
+        "fit and estimate": rate(spent, lambda: estimate_whole(whole)),
         "plain calls": rate(len(z), calls),
         "convolutions": rate(len(z), forward),
     }
@@ -168,7 +172,9 @@ def main() -> None:
     ratios["bfloat16 / float32"] = found["training"]["ours bfloat16"] / found["training"]["ours float32"]
     measured = found["measuring"]
     ratios |= {
-        f"estimator / {other}": measured["estimator"] / measured[other] for other in ("plain calls", "convolutions")
+        f"{name} / {other}": measured[name] / measured[other]
+        for name in ("estimator", "fit and estimate")
+        for other in ("plain calls", "convolutions")
     }
     for name, value in ratios.items():
         print(f"{name}: {value:.2f}")

@@ -20,7 +20,7 @@ def test_the_benchmark_measures_training_and_evaluation(
     monkeypatch.setattr(sys, "argv", ["convolutions", *words])
     convolutions.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert set(found["measuring"]) == {"estimator", "plain calls", "convolutions"}
+    assert set(found["measuring"]) == {"estimator", "fit and estimate", "plain calls", "convolutions"}
     assert all(value > 0 for kind in ("training", "measuring", "ratios") for value in found[kind].values())
 
 
