@@ -19,10 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.likelihood import sampling
+from benchmarks.likelihood import estimators
 from benchmarks.timing import alternating, as_installed, rate
 from benchmarks.usual import usual_epoch
-from logpx.estimator import estimate_whole
 from pipeline.code import ROOT
 from pipeline.config import Params
 from pipeline.data.dataset import Dataset, load_dataset
@@ -121,8 +120,6 @@ def measuring_contenders(
     list(fit(vae, dataset.train_images[:4000].flatten(1).to(device), params.train.model_copy(update={"epochs": 2})))
     x = seen.read_fixed(dataset.test_images[:images], 1).to(device)
     settings = estimator(params.evaluate.model_copy(update={"budget": params.evaluate.samples}), vae)
-    whole = prepare(vae, x, None, settings)
-    spent = float(estimate_whole(whole).evaluations.sum())
     z = torch.randn(settings.chunk, vae.latent, device=device)
     some = x[:1].expand(len(z), -1)
     layers = convolutions(vae.decoder.network, z, torch.float32, False)
@@ -137,8 +134,7 @@ def measuring_contenders(
             convolution.forward()
 
     return {
-        "estimator": rate(len(x) * settings.samples, sampling(whole, settings.samples)),
-        "fit and estimate": rate(spent, lambda: estimate_whole(whole)),
+        **estimators(prepare(vae, x, None, settings), settings.samples),
         "plain calls": rate(len(z), calls),
         "convolutions": rate(len(z), forward),
     }

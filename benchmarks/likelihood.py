@@ -35,10 +35,18 @@ from pipeline.process.device import environment, set_up
 NEAR = 0.1  # nats
 
 
-def sampling(block: Block, samples: int) -> Callable[[], object]:
-    """Samples of a fitted proposal and their weights."""
-    proposal = importance.fit_proposal(block).proposal
-    return lambda: importance.sample_log_weights(block, proposal, Stream.ESTIMATE, samples)
+def estimators(whole: Block, samples: int) -> dict[str, Callable[[], float]]:
+    """Decoder evaluations per second of samples of fitted proposals with their weights, and of a whole estimate."""
+    proposal = importance.fit_proposal(whole).proposal
+    spent = float(estimate_whole(whole).evaluations.sum())
+
+    def sample() -> object:
+        return importance.sample_log_weights(whole, proposal, Stream.ESTIMATE, samples)
+
+    return {
+        "estimator": rate(len(whole) * samples, sample),
+        "fit and estimate": rate(spent, lambda: estimate_whole(whole)),
+    }
 
 
 def get_nll(vae: VAE, x: Tensor, samples: int) -> Callable[[], object]:
@@ -57,8 +65,7 @@ def speed(vae: VAE, whole: Block, samples: int, rounds: int) -> dict[str, float]
     """Decoder evaluations per second, medians."""
     x, chunk = whole.x, whole.settings.chunk
     assert isinstance(x, Tensor)
-    count = len(x) * samples
-    turns = max(1, count // chunk)
+    turns = max(1, len(x) * samples // chunk)
     widths = [layer.out_features for layer in vae.decoder.network.modules() if isinstance(layer, nn.Linear)]
     matmuls = forward_matmuls(list(pairwise([vae.latent, *widths])), chunk, x.device)
 
@@ -66,11 +73,7 @@ def speed(vae: VAE, whole: Block, samples: int, rounds: int) -> dict[str, float]
         for _ in range(turns):
             matmuls()
 
-    contenders = {
-        "matmuls": rate(turns * chunk, limit),
-        "estimator": rate(count, sampling(whole, samples)),
-        "fit and estimate": rate(float(estimate_whole(whole).evaluations.sum()), lambda: estimate_whole(whole)),
-    }
+    contenders = {"matmuls": rate(turns * chunk, limit), **estimators(whole, samples)}
     if find_spec("pythae"):
         few = x[:8]
         contenders["pythae"] = rate(len(few) * samples, get_nll(vae, few, samples))
